@@ -1,0 +1,387 @@
+"""Artifacts: what one stage finishes and the next one reads.
+
+An artifact is a directory with a `manifest.json`: its kind, the config that made it, its parents by content hash,
+library versions, and the size and SHA-256 of every file. It is written under a temporary name beside its place,
+synced and renamed, so it is there whole or not at all. `make` is the one way to write one:
+
+- a finished artifact with the same config and parents is reused;
+- with another config it is refused: nothing is overwritten;
+- a half-written one with the same config is handed back to its writer, which goes on from its own checkpoints;
+  any other half-written one is removed.
+
+`load` checks every byte against the manifest and refuses a damaged artifact by the file's name.
+Tensors are `safetensors`, rows are SQLite, everything else is JSON or text; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosemy.runtime import Progress, UsageError, write_whole
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+DRAFT = "draft.json"
+LOCK = "lock"
+VERSIONS_OF = ("monosemy", "torch", "numpy", "transformers", "tokenizers", "safetensors")
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What an artifact was made from: its kind, its content hash, and where it was then."""
+
+    kind: str
+    id: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: its place and what its manifest says."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """Which stage's output this is: tokens, model, activations, dictionaries, scores, features."""
+        return str(self.manifest["kind"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that made it."""
+        return dict(self.manifest["config"])
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What its writer found out: counts, statistics, a summary."""
+        return dict(self.manifest["info"])
+
+    @property
+    def id(self) -> str:
+        """Content hash: kind, config, parents' hashes and every file's checksum."""
+        parents = {name: parent["id"] for name, parent in self.manifest["parents"].items()}
+        files = {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
+        return _digest([self.kind, self.config, parents, files])
+
+    def as_parent(self) -> Parent:
+        """This artifact as a child's manifest names it."""
+        return Parent(self.kind, self.id, str(self.path.resolve()))
+
+    def parent(self, name: str) -> Parent:
+        """The parent called `name`, its path as it is seen from here."""
+        entry = self.manifest["parents"][name]
+        return Parent(entry["kind"], entry["id"], os.path.normpath(self.path.resolve() / entry["path"]))
+
+
+class Draft:
+    """The half-written directory that `make` hands to a writer; what an earlier, killed run left is still in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file(self, name: str) -> Path:
+        """A path inside; folders on the way are made."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+
+def make(
+    path: str | Path,
+    kind: str,
+    config: Config,
+    parents: Mapping[str, Parent],
+    write: Callable[[Draft], Mapping[str, Any]],
+) -> Artifact:
+    """The artifact at `path`: the finished one if it has this config and these parents, or a new one.
+
+    `write` fills the draft and returns `info` for the manifest; scratch files it leaves under `scratch/` are dropped.
+    Raises UsageError if `path` holds something else, or another process is writing it.
+    """
+    path = Path(path)
+    wanted = _request(kind, config, parents)
+    if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+        return _reuse(path, kind, wanted)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked_draft(path, wanted) as draft:
+        info = write(draft)
+        shutil.rmtree(draft.path / "scratch", ignore_errors=True)
+        manifest = {
+            "kind": kind,
+            "format": FORMAT,
+            "config": wanted["config"],
+            "parents": {name: _parent_entry(path, parent) for name, parent in parents.items()},
+            "info": _plain(info),
+            "versions": versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "files": _checksums(draft.path),
+        }
+        (draft.path / DRAFT).unlink()
+        (draft.path / LOCK).unlink()
+        write_whole(draft.path / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _sync_tree(draft.path)
+        draft.path.rename(path)
+        _sync(path.parent)
+    return Artifact(path, json.loads((path / MANIFEST).read_text()))
+
+
+def load(path: str | Path, kind: str | None = None) -> Artifact:
+    """Open a finished artifact and check every file against its manifest.
+
+    Raises UsageError if there is none, it is of another kind or format, or a file is missing, cut short or altered.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"{path}: no such artifact; {_partial_hint(path)}")
+    if not (path / MANIFEST).is_file():
+        raise UsageError(f"{path}: not a monosemy artifact (it has no {MANIFEST}); name the folder a stage wrote")
+    manifest = _read_manifest(path)
+    if kind is not None and manifest["kind"] != kind:
+        raise UsageError(f"{path}: holds {manifest['kind']}, where {kind} are needed; name the {kind} folder")
+    _verify(path, manifest["files"])
+    return Artifact(path, manifest)
+
+
+def is_artifact(path: str | Path, kind: str) -> bool:
+    """Whether `path` is a finished artifact of this kind (its files are not checked)."""
+    path = Path(path)
+    return (path / MANIFEST).is_file() and _read_manifest(path)["kind"] == kind
+
+
+def load_parent(artifact: Artifact, name: str, override: str | Path | None = None) -> Artifact:
+    """Open a parent where the manifest says it was, or at `override`; refuse another one in its place."""
+    parent = artifact.parent(name)
+    place = Path(override) if override is not None else Path(parent.path)
+    if not place.exists():
+        raise UsageError(f"{place}: the {name} that {artifact.path} was made from are gone; say where with --{name}")
+    found = load(place, parent.kind)
+    if found.id != parent.id:
+        raise UsageError(
+            f"{place}: not the {name} that {artifact.path} was made from "
+            f"(content {found.id[:12]}, expected {parent.id[:12]}); say where those are with --{name}"
+        )
+    return found
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors to a safetensors file that appears whole or not at all. Raises OSError if it cannot."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    partial = path.with_name(f".{path.name}.tmp")
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(ready, partial, metadata=dict(metadata or {}))
+        _sync(partial)
+        partial.replace(path)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path}: {error}") from error
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Read a safetensors file. Raises UsageError naming the file if it is not one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path, device=str(device)))
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"{path}: cannot be read as safetensors ({error}); it is damaged or of another format"
+        ) from error
+
+
+def map_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The file's tensors, memory-mapped: nothing is read before it is used."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safe_open is no mapping)
+
+
+def versions() -> dict[str, str]:
+    """The versions that bear on a result, for manifests and benchmark records."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it back, so that what is compared later is what is compared now."""
+    return json.loads(json.dumps(value))
+
+
+def _request(kind: str, config: Config, parents: Mapping[str, Parent]) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "format": FORMAT,
+        "config": _plain(dict(config)),
+        "parents": {name: parent.id for name, parent in parents.items()},
+    }
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path / MANIFEST}: damaged ({error}); make the artifact again") from error
+    if manifest.get("format") != FORMAT:
+        raise UsageError(f"{path}: format {manifest.get('format')}, this version reads {FORMAT}; make it again")
+    return manifest
+
+
+def _parent_entry(path: Path, parent: Parent) -> dict[str, str]:
+    """Relative, so that a run folder can be moved whole."""
+    where = os.path.relpath(parent.path, path.resolve()) if Path(parent.path).exists() else parent.path
+    return {"kind": parent.kind, "id": parent.id, "path": where}
+
+
+def _reuse(path: Path, kind: str, wanted: Mapping[str, Any]) -> Artifact:
+    if not (path.is_dir() and (path / MANIFEST).is_file()):
+        raise UsageError(f"{path}: exists and is not a monosemy artifact; choose another place with --out")
+    found = load(path, kind)
+    have = _request(kind, found.config, {name: found.parent(name) for name in found.manifest["parents"]})
+    if have != wanted:
+        raise UsageError(f"{path}: made before with {_difference(have, wanted)}; choose another --out, or delete it")
+    return found
+
+
+def _difference(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    for part in ("config", "parents"):
+        for name in sorted(have[part].keys() | wanted[part].keys()):
+            old, new = have[part].get(name), wanted[part].get(name)
+            if old != new:
+                return f"other {name}" if part == "parents" else f"`{name}` = {old!r}, now {new!r}"
+    return "other settings"
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _partial_hint(path: Path) -> str:
+    if _partial(path).exists():
+        return "it is half-written: run the stage that makes it again and it goes on from there"
+    return "run the stage that makes it first"
+
+
+@contextmanager
+def _locked_draft(path: Path, wanted: Mapping[str, Any]) -> Iterator[Draft]:
+    partial = _partial(path)
+    partial.mkdir(exist_ok=True)
+    with (partial / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{path}: another process is writing it; wait for that one, or stop it") from error
+        if _draft_request(partial) != wanted:
+            for entry in partial.iterdir():
+                if entry.name != LOCK:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            write_whole(partial / DRAFT, json.dumps(wanted).encode())
+        yield Draft(partial)
+
+
+def _draft_request(partial: Path) -> Any:
+    try:
+        return json.loads((partial / DRAFT).read_text())
+    except (ValueError, OSError):
+        return None
+
+
+def _files(path: Path) -> list[Path]:
+    skipped = {MANIFEST, DRAFT, LOCK}
+    return sorted(file for file in path.rglob("*") if file.is_file() and str(file.relative_to(path)) not in skipped)
+
+
+def _checksums(path: Path) -> dict[str, dict[str, Any]]:
+    files = _files(path)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = list(pool.map(file_digest, files))
+    return {
+        str(file.relative_to(path)): {"bytes": file.stat().st_size, "sha256": digest}
+        for file, digest in zip(files, digests, strict=True)
+    }
+
+
+# Files this process has already found whole: (path, size, time of change). A stage often opens what the one before
+# it in the same process has just opened.
+_verified: set[tuple[str, int, int]] = set()
+
+
+def _verify(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    waiting: list[tuple[Path, str, tuple[str, int, int]]] = []
+    for name, entry in files.items():
+        file = path / name
+        if not file.is_file():
+            raise UsageError(f"{file}: missing from its artifact; copy it back or make {path} again")
+        stat = file.stat()
+        if stat.st_size != entry["bytes"]:
+            raise UsageError(
+                f"{file}: has {stat.st_size} bytes, its manifest says {entry['bytes']}: cut short or altered; "
+                f"copy it back or make {path} again"
+            )
+        mark = (str(file.resolve()), stat.st_size, stat.st_mtime_ns)
+        if mark not in _verified:
+            waiting.append((file, entry["sha256"], mark))
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(f"check {path.name}", len(waiting), unit="files") as bar:
+        for (file, expected, mark), digest in zip(
+            waiting, pool.map(file_digest, [file for file, _, _ in waiting]), strict=True
+        ):
+            if digest != expected:
+                raise UsageError(
+                    f"{file}: its checksum is not the one in its manifest: altered; copy it back or make {path} again"
+                )
+            _verified.add(mark)
+            bar.advance()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(path: Path) -> None:
+    for file in _files(path):
+        _sync(file)
+    for folder in [path, *(entry for entry in path.rglob("*") if entry.is_dir())]:
+        _sync(folder)

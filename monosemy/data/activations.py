@@ -1,0 +1,159 @@
+"""The activation store: rows of one site on disk, in shards, with their statistics, read in shuffled order.
+
+Each shard is a safetensors file with `x` [rows, D] and `offset` [rows], the place of each row's token in the token
+stream, so every row can be traced to its document and position. Rows lie in the order of the tokens; the last ones,
+from held-out token rows, are never given to training. Shards are memory-mapped, so reading needs no memory of its own.
+
+Shapes: B rows of a batch, D = d_in, X rows of a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from monosemy.artifact import Artifact, Draft, load, load_tensors, map_tensors, save_tensors
+from monosemy.data.rows import RowStatistics, checked, shuffled_rows
+from monosemy.runtime import UsageError
+
+SHARD_BYTES = 64 * 2**20
+
+
+class ActivationWriter:
+    """Collects rows and writes whole shards into a draft; a second one over the same draft goes on after the last."""
+
+    def __init__(self, draft: Draft, d_in: int, dtype: torch.dtype) -> None:
+        self.draft, self.d_in, self.dtype = draft, d_in, dtype
+        self.shard_rows = max(1, SHARD_BYTES // (d_in * dtype.itemsize))
+        self.shards = sorted(draft.path.glob("shard-*.safetensors"))
+        self.rows_written = self.shard_rows * len(self.shards)
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._waiting_rows = 0
+
+    def add(self, x_XD: torch.Tensor, offset_X: torch.Tensor) -> None:
+        """Append rows. Raises UsageError at NaN, Inf, or a value that the store's dtype cannot hold."""
+        if x_XD.ndim != 2 or x_XD.shape[1] != self.d_in:
+            raise UsageError(
+                f"rows of shape {list(x_XD.shape)} in a store of width {self.d_in}: widths cannot be mixed"
+            )
+        stored_XD = x_XD.to(self.dtype)
+        if not torch.isfinite(stored_XD).all():
+            _explain_bad_values(x_XD, offset_X, self.dtype)
+        self._waiting.append((stored_XD.cpu(), offset_X))
+        self._waiting_rows += len(x_XD)
+        while self._waiting_rows >= self.shard_rows:
+            self._write_shard(self.shard_rows)
+
+    def finish(self) -> dict[str, float | int]:
+        """Write what is left and the statistics; gives what belongs into the manifest."""
+        if self._waiting_rows:
+            self._write_shard(self._waiting_rows)
+        if not self.shards:
+            raise UsageError("no activations were written: the token rows are empty")
+        sums = [load_tensors(shard) for shard in self.shards]
+        n_rows = sum(len(tensors["offset"]) for tensors in sums)
+        mean_D = torch.stack([tensors["sum"] for tensors in sums]).sum(0) / n_rows
+        norms = torch.stack([tensors["norms"] for tensors in sums]).sum(0) / n_rows
+        save_tensors(self.draft.file("statistics.safetensors"), {"mean": mean_D.float()})
+        return {
+            "n_rows": n_rows,
+            "d_in": self.d_in,
+            "shard_rows": self.shard_rows,
+            "mean_norm": float(norms[0]),
+            "mean_square_norm": float(norms[1]),
+        }
+
+    def _write_shard(self, rows: int) -> None:
+        x_XD = torch.cat([x for x, _ in self._waiting])
+        offset_X = torch.cat([offset for _, offset in self._waiting])
+        norm_X = x_XD[:rows].double().norm(dim=1)
+        shard = self.draft.file(f"shard-{len(self.shards):05}.safetensors")
+        save_tensors(
+            shard,
+            {
+                "x": x_XD[:rows],
+                "offset": offset_X[:rows],
+                "sum": x_XD[:rows].double().sum(0),
+                "norms": torch.stack([norm_X.sum(), (norm_X**2).sum()]),
+            },
+        )
+        self.shards.append(shard)
+        self._waiting = [(x_XD[rows:], offset_X[rows:])]
+        self._waiting_rows -= rows
+        self.rows_written += rows
+
+
+class ActivationStore:
+    """A finished activation store; a `RowSource` over its training rows."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        info = artifact.info
+        shards = [map_tensors(path) for path in sorted(artifact.path.glob("shard-*.safetensors"))]
+        self._x, self._offset = [shard["x"] for shard in shards], [shard["offset"] for shard in shards]
+        self._shard_rows: int = info["shard_rows"]
+        self.d_in: int = info["d_in"]
+        self.n_rows: int | None = info["n_train"]
+        self.n_all: int = info["n_rows"]
+        self.site: str = artifact.config["site"]
+
+    @classmethod
+    def open(cls, path: str | Path | ActivationStore) -> ActivationStore:
+        """Open and check the store at `path`; a store that is open already is given back."""
+        return path if isinstance(path, ActivationStore) else cls(load(path, "activations"))
+
+    def statistics(self) -> RowStatistics:
+        """Mean and norms of all rows, as they were when written."""
+        info = self.artifact.info
+        mean_D = load_tensors(self.artifact.path / "statistics.safetensors")["mean"]
+        return RowStatistics(mean_D, info["mean_norm"], info["mean_square_norm"], info["n_rows"])
+
+    def batches(self, batch: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
+        """An endless stream of shuffled training rows `x_BD` fp32, from batch `start` on."""
+        if not self.n_rows:
+            raise UsageError(f"{self.artifact.path}: holds no training rows; tokenize more text or lower --holdout")
+        for rows in shuffled_rows(self.n_rows, batch, seed, start):
+            yield checked(self.take(rows))
+
+    def held_out(self, batch: int) -> Iterator[torch.Tensor]:
+        """The held-out rows in their order, `x_BD` fp32; all rows where none were held out."""
+        first = self.n_rows if self.n_rows is not None and self.n_rows < self.n_all else 0
+        for start in range(first, self.n_all, batch):
+            yield checked(self.take(np.arange(start, min(start + batch, self.n_all))))
+
+    def take(self, rows: np.ndarray) -> torch.Tensor:
+        """The rows with these numbers, fp32, in the order asked for."""
+        x_BD = torch.empty(len(rows), self.d_in)
+        for shard, order_X, local_X in self._split(rows):
+            x_BD[order_X] = self._x[shard][local_X].float()
+        return x_BD
+
+    def offsets(self, rows: np.ndarray) -> torch.Tensor:
+        """The place of each row's token in the token stream."""
+        offset_B = torch.empty(len(rows), dtype=torch.int64)
+        for shard, order_X, local_X in self._split(rows):
+            offset_B[order_X] = self._offset[shard][local_X]
+        return offset_B
+
+    def _split(self, rows: np.ndarray) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """For each shard that holds some of the rows: where they go, and their numbers inside the shard."""
+        shard_of = rows // self._shard_rows
+        order = np.argsort(shard_of, kind="stable")
+        bounds = np.flatnonzero(np.diff(shard_of[order])) + 1
+        for piece in np.split(order, bounds):
+            shard = int(shard_of[piece[0]])
+            yield shard, torch.from_numpy(piece), torch.from_numpy(rows[piece] - shard * self._shard_rows)
+
+
+def _explain_bad_values(x_XD: torch.Tensor, offset_X: torch.Tensor, dtype: torch.dtype) -> None:
+    bad_X = ~torch.isfinite(x_XD.to(dtype)).all(dim=1)
+    place = int(offset_X[bad_X.cpu().nonzero()[0, 0]])
+    if torch.isfinite(x_XD).all():
+        raise UsageError(
+            f"activations reach {float(x_XD.abs().max()):.3g}, more than {dtype} holds (first at token {place}); "
+            f"use --dtype bf16 or fp32"
+        )
+    raise UsageError(f"activations hold NaN or Inf (first at token {place}): the model computes them; use --dtype fp32")

@@ -1,0 +1,189 @@
+"""Text documents from wherever they are: files, folders, JSON lines, Hugging Face data sets, this Python's library.
+
+A source is a string; `open_corpus` says what it means and gives documents that can be read more than once (a
+tokenizer is trained on them before they are tokenized). Documents are never joined or cut here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from monosemy.runtime import UsageError
+
+JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
+NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text and where it came from."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents that can be read again and again. `fingerprint` changes when the text does."""
+
+    source: str
+    read: Callable[[], Iterator[Document]]
+    fingerprint: str
+    skipped: list[str] = field(default_factory=list)  # files in a folder that are not text
+
+
+def open_corpus(source: str, text_field: str = "text") -> Corpus:
+    """The documents that `source` names.
+
+    `stdlib` is the source text of this Python's standard library without its tests; `hf:NAME[:SPLIT]` a Hugging Face
+    data set (a Hub name or a local folder); otherwise a path: a text file (one document), JSON lines (plain, .gz or
+    .zst; one document a line, its text in `text_field`) or a folder of such files.
+    Raises UsageError for a path that is not there, a file that is not UTF-8 text, a line without the field.
+    """
+    if source == "stdlib":
+        return _stdlib()
+    if source.startswith("hf:"):
+        return _hub_dataset(source, text_field)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder(source, path, text_field)
+    if not path.is_file():
+        raise UsageError(
+            f"source (={source!r}): no such file or folder; name a path, `stdlib`, or hf:NAME for a Hub data set"
+        )
+    return Corpus(source, lambda: _file_documents(path, path.name, text_field), _fingerprint([path], path.parent))
+
+
+def _stdlib() -> Corpus:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = [file for file in sorted(root.rglob("*.py")) if not NOT_LIBRARY & set(file.relative_to(root).parts)]
+
+    def read() -> Iterator[Document]:
+        for file in files:
+            text = file.read_text(encoding="utf-8", errors="strict")
+            if text.strip():
+                yield Document(str(file.relative_to(root)), text)
+
+    return Corpus("stdlib", read, _fingerprint(files, root))
+
+
+def _folder(source: str, root: Path, text_field: str) -> Corpus:
+    visible = (
+        file for file in sorted(root.rglob("*")) if not any(p.startswith(".") for p in file.relative_to(root).parts)
+    )
+    files, skipped = [], []
+    for file in visible:
+        if file.is_file():
+            (files if _is_json_lines(file) or _is_text(file) else skipped).append(file)
+    if not files:
+        raise UsageError(f"source (={source!r}): the folder holds no text files; name one with .txt or .jsonl files")
+
+    def read() -> Iterator[Document]:
+        for file in files:
+            yield from _file_documents(file, str(file.relative_to(root)), text_field)
+
+    return Corpus(source, read, _fingerprint(files, root), [str(file.relative_to(root)) for file in skipped])
+
+
+def _hub_dataset(source: str, text_field: str) -> Corpus:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UsageError(f"source (={source!r}) needs the `datasets` package: pip install 'monosemy[hub]'") from error
+    name, _, split = source.removeprefix("hf:").partition(":")
+    try:
+        rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+    except Exception as error:  # the package raises a dozen kinds; what the user can do is the same
+        raise UsageError(
+            f"source (={source!r}): cannot be loaded ({_first_line(error)}); check the name and the connection, or "
+            f"name a local folder"
+        ) from error
+
+    def read() -> Iterator[Document]:
+        for number, row in enumerate(rows):
+            yield Document(f"{name}:{number}", _text_of(row, text_field, f"{source}, row {number}"))
+
+    return Corpus(source, read, f"hf:{name}:{split or 'train'}:{rows.info.version}")
+
+
+def _file_documents(file: Path, name: str, text_field: str) -> Iterator[Document]:
+    if not _is_json_lines(file):
+        text = _decoded(file.read_bytes(), file)
+        if text.strip():
+            yield Document(name, text)
+        return
+    with _opened(file) as stream:
+        for number, raw in enumerate(stream, start=1):
+            place = f"{file}, line {number}"
+            line = _decoded(raw, place)
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UsageError(f"{place}: not JSON ({error}); every line must be one JSON object") from error
+            text = _text_of(row, text_field, place)
+            if text.strip():
+                yield Document(f"{name}:{number}", text)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    if file.suffix == ".gz":
+        return io.BufferedReader(gzip.GzipFile(file))
+    if file.suffix == ".zst":
+        import zstandard
+
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb"), closefd=True))
+    return file.open("rb")
+
+
+def _text_of(row: object, text_field: str, place: str) -> str:
+    text = row.get(text_field) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        have = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+        raise UsageError(f"{place}: has no text field {text_field!r} (it has: {have}); name it with --text-field")
+    return text
+
+
+def _decoded(raw: bytes, place: object) -> str:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{place}: not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+    if "\0" in text:
+        raise UsageError(f"{place}: binary data (it holds NUL characters); name a text file")
+    return text
+
+
+def _is_json_lines(file: Path) -> bool:
+    return file.name.endswith(JSON_LINES)
+
+
+def _is_text(file: Path) -> bool:
+    with file.open("rb") as stream:
+        head = stream.read(4096)
+    try:
+        return b"\0" not in head and bool(head.decode("utf-8", errors="strict") or True)
+    except UnicodeDecodeError as error:
+        return error.start > len(head) - 4  # a character cut at the end of what was read
+
+
+def _fingerprint(files: list[Path], root: Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
