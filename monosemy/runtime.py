@@ -128,7 +128,8 @@ class Progress:
         rate = (self.done - self.start) / max(now - self.began, 1e-9)
         left = (self.total - self.done) / rate if rate > 0 else float("inf")
         share = 100 * self.done / max(self.total, 1e-9)
-        return f"{self.label} {share:3.0f} %  {rate:,.0f} {self.unit or 'steps'}/s  {left:.0f} s left  {self.note}".rstrip()
+        speed = f"{rate:,.0f} {self.unit or 'steps'}/s"
+        return f"{self.label} {share:3.0f} %  {speed}  {left:.0f} s left  {self.note}".rstrip()
 
     def _draw(self) -> None:
         if self._bar is None:

@@ -79,7 +79,8 @@ def _folder(source: str, root: Path, text_field: str) -> Corpus:
     visible = (
         file for file in sorted(root.rglob("*")) if not any(p.startswith(".") for p in file.relative_to(root).parts)
     )
-    files, skipped = [], []
+    files: list[Path] = []
+    skipped: list[Path] = []
     for file in visible:
         if file.is_file():
             (files if _is_json_lines(file) or _is_text(file) else skipped).append(file)

@@ -118,7 +118,7 @@ class ArrayRows:
 
     def statistics(self) -> RowStatistics:
         """Mean and norms over all rows, read in pieces."""
-        return statistics_of(self.x_XD.split(65536))
+        return statistics_of(torch.split(self.x_XD, 65536))
 
     def batches(self, batch: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
         """Shuffled batches; raises UsageError at a row with NaN or Inf."""

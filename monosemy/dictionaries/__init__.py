@@ -1,0 +1,1 @@
+"""Dictionaries: the contracts, one small file a variant, baselines, and their files."""

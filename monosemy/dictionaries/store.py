@@ -1,0 +1,89 @@
+"""Dictionaries on disk: one safetensors file a member, and the artifact that holds a trained grid.
+
+Shapes: as in `dictionary.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosemy.artifact import Artifact, load, load_tensors, map_tensors, save_tensors
+from monosemy.dictionaries.baselines import LinearDictionary
+from monosemy.dictionaries.dictionary import Dictionary, Variant
+from monosemy.dictionaries.relu import Relu, ReluDictionary, Tied
+from monosemy.dictionaries.topk import TopK, TopKDictionary
+from monosemy.runtime import UsageError
+
+VARIANTS: dict[str, Variant] = {"relu": Relu(), "tied": Tied(), "topk": TopK()}
+
+# What can be in a file, by the name written there.
+FORMS: dict[str, type[Dictionary]] = {"relu": ReluDictionary, "topk": TopKDictionary, "linear": LinearDictionary}
+
+
+def save_dictionary(path: Path, dictionary: Dictionary) -> None:
+    """Write one dictionary to a safetensors file; its form and numbers are in the file's metadata."""
+    metadata = {"form": dictionary.name, "settings": json.dumps(dictionary.settings)}
+    save_tensors(path, dictionary.tensors, metadata)
+
+
+def load_dictionary(path: Path, device: torch.device | str = "cpu") -> Dictionary:
+    """Read what `save_dictionary` wrote. Raises UsageError if the file is something else."""
+    from safetensors import safe_open
+
+    tensors = load_tensors(path, device)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    form = FORMS.get(metadata.get("form", ""))
+    if form is None:
+        raise UsageError(f"{path}: holds no dictionary of a known form (known: {', '.join(FORMS)})")
+    return form(tensors, json.loads(metadata["settings"]))
+
+
+class DictionaryStore:
+    """A finished grid of dictionaries. `members[i]` says what member i is; `dictionary(i)` reads it."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.members: list[dict[str, Any]] = artifact.info["members"]
+        self.d_in: int = artifact.info["d_in"]
+        self.site: str | None = artifact.info["site"]
+
+    @classmethod
+    def open(cls, path: str | Path | DictionaryStore) -> DictionaryStore:
+        """Open and check the grid at `path`; one that is open already is given back."""
+        return path if isinstance(path, DictionaryStore) else cls(load(path, "dictionaries"))
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def dictionary(self, member: int, device: torch.device | str = "cpu") -> Dictionary:
+        """Member number `member`. Raises UsageError if there is none of that number."""
+        return load_dictionary(self._file(member), device)
+
+    def directions(self, member: int) -> torch.Tensor:
+        """W_dec_ND of a member, memory-mapped."""
+        return map_tensors(self._file(member))["W_dec"]
+
+    def siblings(self, member: int, *, differ: str) -> list[int]:
+        """Members that equal `member` in variant, width, sparsity and seed, but for the field `differ`."""
+        mine = self._identity(member, differ)
+        others = (other for other in range(len(self)) if other != member)
+        return [other for other in others if self._identity(other, differ) == mine]
+
+    def _identity(self, member: int, without: str) -> dict[str, Any]:
+        names = {"variant", "width", "l1", "k", "lr", "seed"} - {without}
+        return {name: self.members[member][name] for name in names}
+
+    def _file(self, member: int) -> Path:
+        if not 0 <= member < len(self):
+            raise UsageError(f"`member` (={member}) must be from 0 to {len(self) - 1} in {self.artifact.path}")
+        return self.artifact.path / member_file(member)
+
+
+def member_file(member: int) -> str:
+    """The file of a member inside the artifact."""
+    return f"member-{member:04}.safetensors"
