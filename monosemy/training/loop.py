@@ -1,0 +1,91 @@
+"""The loop: batches in; checkpoints and metrics out; resume.
+
+It sees an iterator of `x_BD` and cannot tell stored rows from any others. Every batch is read once and stepped through
+every stack. A checkpoint holds parameters, Adam's state and the step; since the rows' order is computed from the step,
+a run that goes on from any checkpoint ends bit for bit where the uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from monosemy.artifact import load_tensors, save_tensors
+from monosemy.data.rows import RowSource
+from monosemy.runtime import MetricLog, Progress, UsageError, full_rate_products
+from monosemy.training.ensemble import Ensemble
+from monosemy.training.settings import TrainSettings, schedule
+
+CHECKPOINT_EVERY_S = 20.0
+LOG_EVERY = 50
+ROW_ORDER_SEED = 0
+
+
+def train_stacks(
+    stacks: Sequence[Ensemble], rows: RowSource, settings: TrainSettings, steps: int, folder: Path | None
+) -> list[dict[str, float]]:
+    """Train all stacks for `steps` steps; the last metrics of every member, stack by stack.
+
+    With a `folder`, metrics go to `metrics.jsonl` in it and checkpoints under `scratch/`; a checkpoint found there is
+    gone on from. Raises UsageError at NaN or Inf in the rows or in a member's loss.
+    """
+    checkpoint = folder / "scratch" / "checkpoint.safetensors" if folder is not None else None
+    start = _resume(stacks, checkpoint)
+    log = MetricLog(folder / "metrics.jsonl", start) if folder is not None else None
+    device, batch = stacks[0].device, stacks[0].shape.batch
+    members = sum(stack.shape.members for stack in stacks)
+    stream = rows.batches(batch, ROW_ORDER_SEED, start)
+    saved_at = time.monotonic()
+    metrics: list[dict[str, float]] = []
+    with full_rate_products(device), torch.no_grad(), Progress(f"train ×{members}", steps, start) as bar:
+        for step in range(start, steps):
+            x_BD = next(stream, None)
+            if x_BD is None:
+                raise UsageError(f"the rows ended after {step} of {steps} steps; lower `steps` or give more rows")
+            x_BD = x_BD.to(device)
+            factors = schedule(step, steps, settings)
+            statistics = [stack.step(x_BD, *factors) for stack in stacks]
+            done = step + 1
+            if done % LOG_EVERY == 0 or done == steps:
+                metrics = [row for stack, found in zip(stacks, statistics, strict=True) for row in stack.metrics(found)]
+                _refuse_nan(stacks, metrics, done)
+                if log is not None:
+                    log.write(done, {"members": metrics})
+            if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+                _save(stacks, done, checkpoint)
+                saved_at = time.monotonic()
+            bar.advance()
+    if log is not None:
+        log.close()
+    return metrics
+
+
+def _save(stacks: Sequence[Ensemble], step: int, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    state = {
+        f"{number}.{name}": tensor for number, stack in enumerate(stacks) for name, tensor in stack.state().items()
+    }
+    save_tensors(path, {**state, "step": torch.tensor(step)})
+
+
+def _resume(stacks: Sequence[Ensemble], path: Path | None) -> int:
+    """The step to go on from: 0 where there is no checkpoint."""
+    if path is None or not path.exists():
+        return 0
+    state = load_tensors(path)
+    for number, stack in enumerate(stacks):
+        prefix = f"{number}."
+        stack.load_state({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+    return int(state["step"])
+
+
+def _refuse_nan(stacks: Sequence[Ensemble], metrics: Sequence[dict[str, float]], step: int) -> None:
+    members = [member for stack in stacks for member in stack.members]
+    for member, row in zip(members, metrics, strict=True):
+        if not row["loss"] < float("inf"):
+            raise UsageError(
+                f"the loss of {member} is {row['loss']} at step {step}; lower its learning rate (={member.lr})"
+            )

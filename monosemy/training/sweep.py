@@ -1,0 +1,117 @@
+"""A grid of dictionaries from one pass over the rows: the `train` stage, and `fit` for rows that are just there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from monosemy.artifact import Draft, make
+from monosemy.data.activations import ActivationStore
+from monosemy.data.rows import ArrayRows, IteratorRows, RowSource
+from monosemy.dictionaries.dictionary import Dictionary
+from monosemy.dictionaries.store import DictionaryStore, member_file, save_dictionary
+from monosemy.runtime import UsageError, pick_device
+from monosemy.training.ensemble import Ensemble, ensembles_of
+from monosemy.training.loop import train_stacks
+from monosemy.training.settings import Member, TrainSettings, default_steps, grid
+
+LISTS = ("variant", "width", "l1", "k", "seed", "lr")
+
+
+def train(
+    activations: str | Path | ActivationStore, *, out: str | Path, settings: TrainSettings | None = None, **options: Any
+) -> DictionaryStore:
+    """Train the grid on the training rows of `activations`, into `out`.
+
+    `options` are fields of TrainSettings; where it takes several values, one alone will do. Raises UsageError for a
+    grid that makes no sense and for NaN or Inf.
+    """
+    settings = settings or settings_from(**options)
+    store = ActivationStore.open(activations)
+    members = grid(settings, store.d_in)
+    steps = settings.steps or default_steps(settings.batch, store.n_rows)
+    config = {**asdict(settings), "width": sorted({m.width for m in members}), "steps": steps}
+    del config["device"]
+
+    def write(draft: Draft) -> dict[str, Any]:
+        stacks = _stacks(members, settings, store)
+        metrics = train_stacks(stacks, store, settings, steps, draft.path)
+        trained = [(stack, i, member) for stack in stacks for i, member in enumerate(stack.members)]
+        rows = []
+        for (stack, i, member), last in zip(trained, metrics, strict=True):
+            number = members.index(member)
+            save_dictionary(draft.file(member_file(number)), stack.export(i))
+            rows.append({"member": number, **asdict(member), "training": last})
+        rows.sort(key=lambda row: row["member"])
+        return {"members": rows, "d_in": store.d_in, "site": store.site}
+
+    return DictionaryStore(make(out, "dictionaries", config, {"activations": store.artifact.as_parent()}, write))
+
+
+def fit(
+    x: np.ndarray | torch.Tensor | RowSource | Iterable[np.ndarray | torch.Tensor],
+    *,
+    settings: TrainSettings | None = None,
+    **options: Any,
+) -> Dictionary:
+    """One dictionary for rows that are just there: an array, tensor, memory map or iterator of pieces `[rows, d_in]`.
+
+    `options` are fields of TrainSettings. Raises UsageError if they make a grid (use `fit_grid`), or rows are not
+    finite.
+    """
+    dictionaries = fit_grid(x, settings=settings, **options)
+    if len(dictionaries) != 1:
+        raise UsageError(f"these settings make {len(dictionaries)} dictionaries; call fit_grid for a grid")
+    return dictionaries[0][1]
+
+
+def fit_grid(
+    x: np.ndarray | torch.Tensor | RowSource | Iterable[np.ndarray | torch.Tensor],
+    *,
+    settings: TrainSettings | None = None,
+    **options: Any,
+) -> list[tuple[Member, Dictionary]]:
+    """Every dictionary of a grid, trained in one pass, with the member it is; in memory."""
+    rows = _rows(x)
+    settings = settings or settings_from(**options)
+    if rows.n_rows is not None and rows.n_rows < settings.batch:
+        settings = replace(settings, batch=rows.n_rows)
+    members = grid(settings, rows.d_in)
+    stacks = _stacks(members, settings, rows)
+    train_stacks(stacks, rows, settings, settings.steps or default_steps(settings.batch, rows.n_rows), None)
+    found = {member: stack.export(i) for stack in stacks for i, member in enumerate(stack.members)}
+    return [(member, found[member]) for member in members]
+
+
+def settings_from(**options: Any) -> TrainSettings:
+    """TrainSettings from keywords, where a field that takes several values may be given one."""
+    unknown = options.keys() - TrainSettings.__dataclass_fields__.keys()
+    if unknown:
+        raise UsageError(
+            f"unknown settings {sorted(unknown)}; there are {', '.join(TrainSettings.__dataclass_fields__)}"
+        )
+    for name in LISTS:
+        if name in options:
+            value = options[name]
+            options[name] = (value,) if isinstance(value, str | int | float) else tuple(value)
+    return TrainSettings(**options)
+
+
+def _stacks(members: list[Member], settings: TrainSettings, rows: RowSource) -> list[Ensemble]:
+    if len(set(members)) != len(members):
+        raise UsageError("the grid holds the same member twice; name each variant, width, l1, k, lr and seed once")
+    return ensembles_of(members, settings, rows.statistics(), pick_device(settings.device), settings.batch)
+
+
+def _rows(x: Any) -> RowSource:
+    if isinstance(x, np.ndarray | torch.Tensor):
+        return ArrayRows(x)
+    if hasattr(x, "batches") and hasattr(x, "statistics"):
+        rows: RowSource = x
+        return rows
+    return IteratorRows(x)

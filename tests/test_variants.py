@@ -1,0 +1,157 @@
+"""One suite over every variant: the hand-written gradient against autograd, the constraint, the exported dictionary."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monosemy.data.rows import statistics_of
+from monosemy.dictionaries.dictionary import Hyper, Params, Shape, Workspace
+from monosemy.dictionaries.store import VARIANTS
+from monosemy.training.ensemble import Ensemble
+from monosemy.training.settings import Member, TrainSettings, grid
+
+M, B, D, N, K = 3, 40, 12, 20, 4
+CASES = [(name, weighted, bias) for name in VARIANTS for weighted in (False, True) for bias in (True, False)]
+
+
+def rows(seed: int = 0, count: int = B) -> torch.Tensor:
+    return torch.randn(count, D, generator=torch.Generator().manual_seed(seed)) + 0.5
+
+
+def stack_of(name: str, weighted: bool, bias: bool) -> tuple[Params, Hyper, Workspace]:
+    mean_D = torch.randn(D, generator=torch.Generator().manual_seed(1)) if bias else None
+    params = VARIANTS[name].init(Shape(M, D, N, B), list(range(M)), mean_D)
+    if weighted:  # free norms: make them unequal
+        params["W_dec"] *= torch.linspace(0.5, 2, N)[:, None]
+    hyper = Hyper(torch.tensor([0.0, 0.1, 0.5]), torch.tensor([K, 1, 2 * K]), norm_weighted=weighted)
+    return params, hyper, Workspace.of(Shape(M, D, N, B), params)
+
+
+@pytest.mark.parametrize(("name", "weighted", "bias"), CASES)
+def test_gradients_equal_autograd(name: str, weighted: bool, bias: bool) -> None:
+    variant = VARIANTS[name]
+    params, hyper, work = stack_of(name, weighted, bias)
+    x_BD = rows()
+    statistics = variant.gradients(params, x_BD, hyper, work)
+    for m in range(M):
+        one = {key: tensor[m].clone().requires_grad_() for key, tensor in params.items()}
+        reconstruction, penalty = variant.loss(one, x_BD, Hyper(hyper.l1_M[m], hyper.k_M[m], weighted))
+        (reconstruction + penalty).backward()
+        torch.testing.assert_close(statistics.reconstruction_M[m], reconstruction.detach())
+        torch.testing.assert_close(statistics.penalty_M[m], penalty.detach())
+        for key, tensor in one.items():
+            torch.testing.assert_close(work.grads[key][m], tensor.grad, rtol=1e-4, atol=1e-6, msg=f"{name} {key} {m}")
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+@pytest.mark.parametrize("x_BD", [torch.zeros(B, D), torch.ones(B, D), rows()[:1].repeat(B, 1)], ids=["0", "1", "same"])
+def test_gradients_equal_autograd_on_adversarial_rows(name: str, x_BD: torch.Tensor) -> None:
+    variant = VARIANTS[name]
+    params, hyper, work = stack_of(name, False, True)
+    variant.gradients(params, x_BD, hyper, work)
+    one = {key: tensor[1].clone().requires_grad_() for key, tensor in params.items()}
+    sum(variant.loss(one, x_BD, Hyper(hyper.l1_M[1], hyper.k_M[1]))).backward()
+    for key, tensor in one.items():
+        torch.testing.assert_close(work.grads[key][1], tensor.grad, rtol=1e-4, atol=1e-6)
+
+
+def ensemble(name: str, settings: TrainSettings, members: list[Member] | None = None) -> Ensemble:
+    return Ensemble(members or grid(settings, D), settings, statistics_of([rows(count=500)]), torch.device("cpu"), B)
+
+
+def settings_for(name: str, **options: object) -> TrainSettings:
+    return TrainSettings(variant=(name,), width=(N,), k=(K,), batch=B, device="cpu", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_decoder_rows_have_norm_one_after_every_step(name: str) -> None:
+    stack = ensemble(name, settings_for(name, seed=(0, 1), lr=(0.05,)))
+    for step in range(50):
+        stack.step(rows(step))
+        norms_MN = stack.params["W_dec"].norm(dim=2)
+        torch.testing.assert_close(norms_MN, torch.ones_like(norms_MN), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if VARIANTS[name].sparsity == "l1"])
+def test_norm_weighted_leaves_norms_free_and_exports_the_same_function_with_unit_rows(name: str) -> None:
+    stack = ensemble(name, settings_for(name, lr=(0.05,), penalty="norm-weighted"))
+    for step in range(30):
+        stack.step(rows(step))
+    assert (stack.params["W_dec"].norm(dim=2) - 1).abs().max() > 0.01
+    exported = stack.export(0)
+    torch.testing.assert_close(exported.W_dec_ND.norm(dim=1), torch.ones(N))
+    _assert_exported_reconstruction(stack, name)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+@pytest.mark.parametrize("scale", ["unit", "none"])
+def test_export_folds_the_scale_back(name: str, scale: str) -> None:
+    stack = ensemble(name, settings_for(name, lr=(0.01,), scale=scale))
+    for step in range(20):
+        stack.step(rows(step))
+    assert (stack.scale == 1) == (scale == "none")
+    _assert_exported_reconstruction(stack, name)
+
+
+def _assert_exported_reconstruction(stack: Ensemble, name: str) -> None:
+    """x̂ of the exported dictionary on raw rows = the training formula's x̂ on scaled rows, unscaled."""
+    x_BD = rows(99)
+    one = {key: tensor[0] for key, tensor in stack.params.items()}
+    hyper = Hyper(stack.hyper.l1_M[0], stack.hyper.k_M[0])
+    loss, _ = VARIANTS[name].loss(one, x_BD * stack.scale, hyper)
+    error = (stack.export(0).reconstruct(x_BD) - x_BD).square().sum(dim=1).mean() * stack.scale**2
+    torch.testing.assert_close(error, loss, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_stacked_adam_equals_torch_adam_member_by_member(name: str) -> None:
+    """The oracle: one member, autograd, torch.optim.Adam, and rows renormalised by hand; 3 learning rates in a stack."""
+    settings = settings_for(name, seed=(0, 1), lr=(1e-3, 1e-2, 3e-2), l1=(0.1,))
+    stack = ensemble(name, settings)
+    oracles = []
+    for m, member in enumerate(stack.members):
+        params = {key: tensor[m].clone().requires_grad_() for key, tensor in stack.params.items()}
+        oracles.append((params, torch.optim.Adam(list(params.values()), lr=member.lr)))
+    for step in range(25):
+        x_BD = rows(step)
+        stack.step(x_BD)
+        for m, (params, adam) in enumerate(oracles):
+            adam.zero_grad()
+            hyper = Hyper(stack.hyper.l1_M[m], stack.hyper.k_M[m])
+            # The loss as a function of the decoder's direction: normalised on the forward pass, as S4 does.
+            forward = dict(params)
+            forward["W_dec"] = params["W_dec"] / params["W_dec"].norm(dim=1, keepdim=True)
+            sum(VARIANTS[name].loss(forward, x_BD * stack.scale, hyper)).backward()
+            adam.step()
+            with torch.no_grad():
+                params["W_dec"] /= params["W_dec"].norm(dim=1, keepdim=True)
+    for m, (params, _) in enumerate(oracles):
+        for key, tensor in params.items():
+            torch.testing.assert_close(stack.params[key][m], tensor.detach(), rtol=1e-3, atol=2e-5, msg=f"{key} {m}")
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_a_member_alone_equals_itself_inside_a_grid(name: str) -> None:
+    settings = settings_for(name, seed=(0, 1, 2), l1=(0.05, 0.1))
+    together = ensemble(name, settings)
+    alone = ensemble(name, settings, [together.members[1]])
+    for step in range(20):
+        together.step(rows(step))
+        alone.step(rows(step))
+    for key, tensor in alone.params.items():
+        torch.testing.assert_close(together.params[key][1], tensor[0], rtol=0, atol=1e-6)
+
+
+def test_interim_convention_is_a_rescaled_sum() -> None:
+    """S4's loss, mean_D(error²) + α‖c‖₁/N, is 1/D times the "sum" loss with λ = α·D/N."""
+    alpha, x_BD = 0.3, rows()
+    member = Member("relu", N, alpha, None, 1e-3, 0)
+    params, _, _ = stack_of("relu", False, True)
+    one = {key: tensor[0] for key, tensor in params.items()}
+    weight = torch.tensor(member.penalty_weight("interim", D))
+    rec, penalty = VARIANTS["relu"].loss(one, x_BD, Hyper(weight, torch.tensor(0)))
+    codes_BN = torch.relu(x_BD @ one["W_enc"].T + one["b_enc"])
+    xhat_BD = codes_BN @ one["W_dec"] + one["b_dec"]
+    interim = (x_BD - xhat_BD).square().mean() + alpha * (codes_BN.abs().sum(dim=1) / N).mean()
+    torch.testing.assert_close((rec + penalty) / D, interim)
