@@ -181,15 +181,19 @@ def load_parent(artifact: Artifact, name: str, override: str | Path | None = Non
     return found
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors to a safetensors file that appears whole or not at all. Raises OSError if it cannot."""
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], note: tuple[str, str] | None = None) -> None:
+    """Write named tensors to a safetensors file that appears whole or not at all. Raises OSError if it cannot.
+
+    `note` is an entry of the file's metadata. There can be one only: safetensors writes several in random order, and
+    equal content must give equal bytes.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     partial = path.with_name(f".{path.name}.tmp")
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(ready, partial, metadata=dict(metadata or {}))
+        save_file(ready, partial, metadata=None if note is None else dict([note]))
         _sync(partial)
         partial.replace(path)
     except SafetensorError as error:

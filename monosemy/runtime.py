@@ -161,21 +161,20 @@ def _rich_bar() -> Any:
 
 
 class MetricLog:
-    """`metrics.jsonl`: one JSON object a line. Opened at a step, it drops what a killed run wrote past that step."""
+    """`metrics.jsonl`: one JSON object a line. Opened at a step, it drops what a killed run wrote past that step.
+
+    Every line is written whole, so nothing is lost with the process; the file is opened anew for each.
+    """
 
     def __init__(self, path: Path, resume_step: int) -> None:
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step]
         path.write_text("".join(kept))
-        self._file = path.open("a")
+        self._path = path
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
         """Append `metrics` under `step`."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -105,6 +105,11 @@ class ActivationStore:
         """Open and check the store at `path`; a store that is open already is given back."""
         return path if isinstance(path, ActivationStore) else cls(load(path, "activations"))
 
+    @property
+    def n_held_out(self) -> int:
+        """How many rows `held_out` gives."""
+        return self.n_all - (self.n_rows or 0) or self.n_all
+
     def statistics(self) -> RowStatistics:
         """Mean and norms of all rows, as they were when written."""
         info = self.artifact.info
@@ -120,8 +125,7 @@ class ActivationStore:
 
     def held_out(self, batch: int) -> Iterator[torch.Tensor]:
         """The held-out rows in their order, `x_BD` fp32; all rows where none were held out."""
-        first = self.n_rows if self.n_rows is not None and self.n_rows < self.n_all else 0
-        for start in range(first, self.n_all, batch):
+        for start in range(self.n_all - self.n_held_out, self.n_all, batch):
             yield checked(self.take(np.arange(start, min(start + batch, self.n_all))))
 
     def take(self, rows: np.ndarray) -> torch.Tensor:

@@ -112,7 +112,13 @@ def _hub_dataset(source: str, text_field: str) -> Corpus:
         for number, row in enumerate(rows):
             yield Document(f"{name}:{number}", _text_of(row, text_field, f"{source}, row {number}"))
 
-    return Corpus(source, read, f"hf:{name}:{split or 'train'}:{rows.info.version}")
+    local = Path(name)
+    content = (
+        _fingerprint([file for file in sorted(local.rglob("*")) if file.is_file()], local)
+        if local.is_dir()
+        else str(rows.info.version)
+    )
+    return Corpus(source, read, f"hf:{name}:{split or 'train'}:{content}")
 
 
 def _file_documents(file: Path, name: str, text_field: str) -> Iterator[Document]:

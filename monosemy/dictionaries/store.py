@@ -26,8 +26,8 @@ FORMS: dict[str, type[Dictionary]] = {"relu": ReluDictionary, "topk": TopKDictio
 
 def save_dictionary(path: Path, dictionary: Dictionary) -> None:
     """Write one dictionary to a safetensors file; its form and numbers are in the file's metadata."""
-    metadata = {"form": dictionary.name, "settings": json.dumps(dictionary.settings)}
-    save_tensors(path, dictionary.tensors, metadata)
+    header = json.dumps({"form": dictionary.name, "settings": dictionary.settings}, sort_keys=True)
+    save_tensors(path, dictionary.tensors, ("monosemy", header))
 
 
 def load_dictionary(path: Path, device: torch.device | str = "cpu") -> Dictionary:
@@ -36,11 +36,11 @@ def load_dictionary(path: Path, device: torch.device | str = "cpu") -> Dictionar
 
     tensors = load_tensors(path, device)
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    form = FORMS.get(metadata.get("form", ""))
+        header = json.loads((file.metadata() or {}).get("monosemy", "{}"))
+    form = FORMS.get(header.get("form", ""))
     if form is None:
         raise UsageError(f"{path}: holds no dictionary of a known form (known: {', '.join(FORMS)})")
-    return form(tensors, json.loads(metadata["settings"]))
+    return form(tensors, header["settings"])
 
 
 class DictionaryStore:

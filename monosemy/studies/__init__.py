@@ -1,0 +1,1 @@
+"""Studies: each a recipe from start to end in one readable file."""

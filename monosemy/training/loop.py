@@ -58,8 +58,6 @@ def train_stacks(
                 _save(stacks, done, checkpoint)
                 saved_at = time.monotonic()
             bar.advance()
-    if log is not None:
-        log.close()
     return metrics
 
 

@@ -1,0 +1,47 @@
+# Needs python3 (3.11 or newer) and make; everything else goes into .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test check bench bench-env clean
+
+help:
+	@echo "make demo    set everything up, then run the main job offline (about five minutes)"
+	@echo "make test    set everything up, then run all tests"
+	@echo "make check   formatting, lint, strict types"
+	@echo "make bench   measure, and write a dated record into benchmarks/records"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	touch $(READY)
+
+demo: setup
+	$(BIN)/monosemy demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks.run
+
+# The peers pin each other out, so they live in an environment of their own.
+bench-env: .bench-env/.ready
+
+.bench-env/.ready: pyproject.toml
+	test -x .bench-env/bin/python || python3 -m venv .bench-env
+	.bench-env/bin/python -m pip install --quiet torch==2.13.0 sae-lens
+	.bench-env/bin/python -m pip install --quiet --editable .
+	touch .bench-env/.ready
+
+clean:
+	rm -rf $(VENV) .bench-env runs .mypy_cache .ruff_cache .pytest_cache

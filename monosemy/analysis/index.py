@@ -1,0 +1,244 @@
+"""The stage dictionaries + model + tokens → features: what each feature of one dictionary is, ready to be shown.
+
+One pass over the tokens for all features: counts, histogram and examples (`examples.py`); then the tokens that each
+direction writes (`logits.py`), and its largest cosine with the same dictionary from another seed (S1's MCS).
+
+The artifact: `features.sqlite` (tables `feature` and `document`, the documents that occur in examples);
+`examples.safetensors`, for each group of top, quantile and random `{group}_offset` int64 and `{group}_document` int32
+[N, E] (−1: no example), `{group}_tokens` int32 (−1: outside the row) and `{group}_values` fp32 [N, E, W];
+`histogram.safetensors` with `edges` and `counts`; `logits.safetensors` where the site writes logits; the tokenizer.
+
+Shapes: N features, E examples of a group, W = window.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosemy.analysis.examples import Best, SampledExamples, SilentExamples, TopExamples, into_groups
+from monosemy.analysis.feature import Example, Feature, FeatureIndex
+from monosemy.analysis.firings import FiringCounts, Window
+from monosemy.analysis.logits import extreme_tokens
+from monosemy.analysis.scan import rows_within, scan
+from monosemy.artifact import Draft, make, save_tensors
+from monosemy.data.tokens import TokenStore
+from monosemy.dictionaries.store import DictionaryStore
+from monosemy.metrics.recovery import mcs
+from monosemy.models.language_model import LanguageModel
+from monosemy.runtime import UsageError
+
+__all__ = ["Example", "Feature", "FeatureIndex", "FeatureSettings", "features"]
+
+NOT_CONTENT = ("batch_rows", "device")  # settings that change how fast, not what
+FEATURES_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """What is kept of each feature."""
+
+    top: int = 20
+    """Strongest examples, one a document."""
+    quantiles: int = 5
+    """Groups of equal size, by strength, in a uniform sample of the firings."""
+    per_quantile: int = 3
+    """Examples of each group."""
+    random: int = 5
+    """Windows in which the feature does not fire."""
+    before: int = 24
+    """Tokens shown before a peak."""
+    after: int = 8
+    """Tokens shown after it."""
+    n_logits: int = 10
+    """Tokens whose logits the feature raises most, and as many that it lowers most."""
+    max_tokens: int | None = None
+    """Look at no more tokens than these, in whole rows; None: all."""
+    batch_rows: int | None = None
+    """Rows of a forward pass; None: what suits the device. It does not change what is found."""
+    seed: int = 0
+    """Of the sampled examples."""
+    device: str = "auto"
+    """Where a model that is not open yet runs: auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        for name in ("top", "quantiles", "per_quantile", "random", "n_logits", "max_tokens", "batch_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"`{name}` (={value}) must be at least 1")
+        for name in ("before", "after"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"`{name}` (={getattr(self, name)}) is a number of tokens: it must be at least 0")
+
+    @property
+    def window(self) -> Window:
+        """The window around a peak."""
+        return Window(self.before, self.after)
+
+
+def features(
+    dictionaries: str | Path | DictionaryStore,
+    *,
+    member: int,
+    model: str | Path | LanguageModel,
+    tokens: str | Path | TokenStore,
+    out: str | Path,
+    settings: FeatureSettings | None = None,
+    **options: Any,
+) -> FeatureIndex:
+    """Index the features of dictionary number `member` over `tokens` into the artifact `out`.
+
+    `options` are fields of FeatureSettings. Raises UsageError if the grid has no such member or no site, or
+    dictionary, model and tokens do not fit each other.
+    """
+    settings = settings or FeatureSettings(**options)
+    grid, store = DictionaryStore.open(dictionaries), TokenStore.open(tokens)
+    network = LanguageModel.load(model, settings.device) if isinstance(model, str | Path) else model
+    site = _fitting_site(grid, member, network, store)
+    content = {name: value for name, value in asdict(settings).items() if name not in NOT_CONTENT}
+    parents = {
+        "dictionaries": grid.artifact.as_parent(),
+        "model": network.as_parent(),
+        "tokens": store.artifact.as_parent(),
+    }
+
+    def write(draft: Draft) -> dict[str, Any]:
+        return _write(draft, grid, member, network, store, site, settings)
+
+    return FeatureIndex(make(out, "features", {"member": member, **content}, parents, write))
+
+
+def _fitting_site(grid: DictionaryStore, member: int, model: LanguageModel, store: TokenStore) -> str:
+    """The site of the grid, once it is clear that everything goes together."""
+    d_in = grid.directions(member).shape[1]
+    if grid.site is None:
+        raise UsageError(
+            f"{grid.artifact.path}: does not name the site its activations came from, so features cannot be looked "
+            f"for in text; train on activations that `harvest` made"
+        )
+    model.check_site(grid.site)
+    model.check_tokens(store)
+    if model.width_of(grid.site) != d_in:
+        raise UsageError(
+            f"{grid.artifact.path}: dictionaries of width d_in = {d_in}, and {grid.site} of this model is "
+            f"{model.width_of(grid.site)} wide; name the model that the activations came from"
+        )
+    return grid.site
+
+
+def _write(
+    draft: Draft,
+    grid: DictionaryStore,
+    member: int,
+    model: LanguageModel,
+    store: TokenStore,
+    site: str,
+    settings: FeatureSettings,
+) -> dict[str, Any]:
+    dictionary, rows = grid.dictionary(member, model.device), rows_within(store, settings.max_tokens)
+    n_tokens, shape = store.count_tokens(rows), (dictionary.width, settings.window, model.device)
+    counts = FiringCounts(dictionary.width, model.device)
+    top = TopExamples(*shape, size=settings.top, doc_starts=store.doc_starts_D)
+    sampled = SampledExamples(*shape, size=settings.quantiles * settings.per_quantile, seed=settings.seed)
+    silent = SilentExamples(*shape, size=settings.random, seed=settings.seed, n_tokens=n_tokens)
+    scan(model, dictionary, store, site, rows, [counts, top, sampled, silent], settings.batch_rows)
+
+    sibling = next(iter(grid.siblings(member, differ="seed")), None)
+    other_seed = None if sibling is None else mcs(grid.directions(member), grid.directions(sibling))
+    groups = {
+        "top": _kept(top.best),
+        "quantile": into_groups(sampled.best, settings.quantiles),
+        "random": _kept(silent.best),
+    }
+    documents = _write_examples(draft, groups, store, settings.window)
+    _write_tables(draft, counts, top.best, n_tokens, other_seed, _named(documents, store))
+    edges, counts_NH = counts.histogram()
+    save_tensors(draft.file("histogram.safetensors"), {"edges": edges, "counts": counts_NH})
+    logits = extreme_tokens(model, site, dictionary.W_dec_ND, settings.n_logits, store.vocab_size)
+    if logits is not None:
+        save_tensors(draft.file("logits.safetensors"), logits)
+    own_tokenizer = store.artifact.path / "tokenizer" / "tokenizer.json"
+    shutil.copyfile(own_tokenizer, draft.file("tokenizer/tokenizer.json"))
+    return {
+        "n_features": dictionary.width,
+        "d_in": dictionary.d_in,
+        "site": site,
+        "n_tokens": n_tokens,
+        "detection_limit": 1 / n_tokens,
+        "n_dead": int((counts.count_N == 0).sum()),
+        "mcs_sibling": sibling,
+        "logits": logits is not None,
+    }
+
+
+def _kept(best: Best) -> tuple[torch.Tensor, torch.Tensor]:
+    return best.offset_NE, best.values_NEW
+
+
+def _write_examples(
+    draft: Draft, groups: dict[str, tuple[torch.Tensor, torch.Tensor]], store: TokenStore, window: Window
+) -> list[int]:
+    """Write the examples; gives the numbers of the documents that occur in them."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, (offset_NE, values_NEW) in groups.items():
+        offset_NE = offset_NE.cpu().contiguous()
+        document_NE = torch.where(offset_NE >= 0, store.documents_of(offset_NE), -1)
+        tokens = [_tokens_around(store, offset_BE, window) for offset_BE in torch.split(offset_NE, FEATURES_AT_ONCE)]
+        tensors[f"{name}_offset"], tensors[f"{name}_document"] = offset_NE, document_NE.int()
+        tensors[f"{name}_tokens"], tensors[f"{name}_values"] = torch.cat(tokens), values_NEW
+    save_tensors(draft.file("examples.safetensors"), tensors)
+    occurring = torch.unique(torch.cat([tensors[f"{name}_document"].flatten() for name in groups]))
+    return [number for number in occurring.tolist() if number >= 0]
+
+
+def _tokens_around(store: TokenStore, offset_BE: torch.Tensor, window: Window) -> torch.Tensor:
+    """The tokens of the window around each place, −1 outside its row and where there is no place."""
+    row_BE = (torch.searchsorted(store.row_starts_R, offset_BE, right=True) - 1).clamp_min_(0)
+    first_BE1 = store.row_starts_R[row_BE][..., None]
+    end_BE1 = first_BE1 + store.row_lengths_R[row_BE][..., None]
+    place_BEW = offset_BE[..., None] + window.steps("cpu")
+    inside_BEW = (offset_BE[..., None] >= 0) & (place_BEW >= first_BE1) & (place_BEW < end_BE1)
+    return store.tokens_T[torch.where(inside_BEW, place_BEW, 0)].int().masked_fill_(~inside_BEW, -1)
+
+
+def _named(documents: list[int], store: TokenStore) -> list[tuple[int, str]]:
+    names = store.document_names()
+    return [(number, names[number]) for number in documents]
+
+
+def _write_tables(
+    draft: Draft,
+    counts: FiringCounts,
+    top: Best,
+    n_tokens: int,
+    other_seed: torch.Tensor | None,
+    documents: list[tuple[int, str]],
+) -> None:
+    count_N = counts.count_N.cpu()
+    peak_N = top.values_NEW[:, 0, top.window.before].cpu()  # 0 where there is no example
+    mean_N = (counts.sum_N.cpu() / count_N.clamp_min(1)).float()  # fp32: the order of a float64 sum shows nowhere
+    columns = [
+        range(len(count_N)),
+        (count_N.double() / n_tokens).tolist(),
+        count_N.tolist(),
+        peak_N.tolist(),
+        mean_N.tolist(),
+        (count_N == 0).int().tolist(),
+        [None] * len(count_N) if other_seed is None else other_seed.tolist(),
+    ]
+    place = draft.file("features.sqlite")
+    place.unlink(missing_ok=True)
+    with closing(sqlite3.connect(place)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE feature (id INTEGER PRIMARY KEY, density REAL NOT NULL, count INTEGER NOT NULL, "
+            "max REAL NOT NULL, mean REAL NOT NULL, dead INTEGER NOT NULL, mcs_other_seed REAL)"
+        )
+        connection.executemany("INSERT INTO feature VALUES (?, ?, ?, ?, ?, ?, ?)", zip(*columns, strict=True))
+        connection.execute("CREATE TABLE document (id INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+        connection.executemany("INSERT INTO document VALUES (?, ?)", documents)

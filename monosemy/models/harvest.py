@@ -1,0 +1,179 @@
+"""Model + tokens → the activations of one site, on disk, in the order of the tokens.
+
+The forward pass ends at the site: no later layer and no head is computed. Packed rows run without an attention mask,
+padding is left out. Rows go through the network in the same batches whether a harvest was killed or not, so a resumed
+one ends with the bytes of an uninterrupted one.
+
+Shapes: R token rows, B rows of a batch, C = context, D = width of the site, X activation rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from monosemy.artifact import Draft, make
+from monosemy.data.activations import ActivationStore, ActivationWriter
+from monosemy.data.tokens import TokenBatch, TokenStore
+from monosemy.models.language_model import LanguageModel
+from monosemy.runtime import DTYPES, Progress, UsageError, full_rate_products, in_batches, pick_dtype, write_whole
+
+# Tokens a batch: on a CPU what stays in the cache, on a GPU what fills it.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+
+
+@dataclass(frozen=True)
+class HarvestSettings:
+    """Which activations to keep, and how."""
+
+    site: str
+    """Where in the model: embed, layers.I.resid_pre|attn_out|resid_mid|mlp_in|mlp_act|mlp_out|resid_post, or final."""
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Of the rows on disk."""
+    model_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Of the model's weights and products; bf16 is several times faster and has 3 digits."""
+    max_tokens: int | None = None
+    """Keep so many rows (default: all), from training and held-out text in the proportion they have."""
+    skip_bos: bool = False
+    """Leave out the positions of BOS, where activations are often a hundred times larger."""
+    batch_rows: int | None = None
+    """Token rows a forward pass (default: 2048 tokens on a CPU, 32,768 on a GPU)."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        pick_dtype(self.dtype)
+        if self.model_dtype not in ("fp32", "bf16"):
+            raise UsageError(f"`model_dtype` (={self.model_dtype!r}) must be fp32 or bf16")
+        for name in ("max_tokens", "batch_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"`{name}` (={value}) must be at least 1")
+
+
+def harvest(
+    model: str | Path | LanguageModel,
+    tokens: str | Path | TokenStore,
+    *,
+    out: str | Path,
+    settings: HarvestSettings | None = None,
+    **options: Any,
+) -> ActivationStore:
+    """Run `model` over `tokens` and store the activations of one site in the folder `out`.
+
+    `options` are fields of HarvestSettings. A model that is open already keeps its device and dtype. Raises UsageError
+    if the model has no such site, the tokens are not its own, or an activation is NaN, infinite or too large to store.
+    """
+    settings = settings or HarvestSettings(**options)
+    store = TokenStore.open(tokens)
+    if settings.skip_bos and store.edges.bos is None:
+        raise UsageError(f"`skip_bos` (=True): {store.artifact.path} holds no BOS; leave it out")
+    if isinstance(model, LanguageModel):
+        network = model
+    else:
+        network = LanguageModel.load(model, settings.device, settings.model_dtype)
+    network.check_site(settings.site)
+    network.check_tokens(store)
+    config = {
+        "site": settings.site,
+        "dtype": settings.dtype,
+        "model_dtype": next(name for name, dtype in DTYPES.items() if dtype == network.dtype),
+        "max_tokens": settings.max_tokens,
+        "skip_bos": settings.skip_bos,
+    }
+    parents = {"model": network.as_parent(), "tokens": store.artifact.as_parent()}
+
+    def write(draft: Draft) -> dict[str, Any]:
+        return _write(draft, network, store, settings)
+
+    return ActivationStore(make(out, "activations", config, parents, write))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which token rows to run, and how many of each row's activations to keep."""
+
+    rows_R: torch.Tensor
+    keep_R: torch.Tensor
+    n_train: int
+
+    def batches(self, batch_rows: int, done: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        """Rows and counts of each batch that is not wholly among the first `done` activations, and how many are."""
+        before = 0
+        for chunk in in_batches(range(len(self.rows_R)), batch_rows):
+            keep_B = self.keep_R[chunk]
+            count = int(keep_B.sum())
+            if before + count > done:
+                yield self.rows_R[chunk], keep_B, max(done - before, 0)
+            before += count
+
+
+def _write(draft: Draft, network: LanguageModel, store: TokenStore, settings: HarvestSettings) -> dict[str, Any]:
+    plan = _plan(store, settings)
+    total = int(plan.keep_R.sum())
+    writer = ActivationWriter(draft, network.width_of(settings.site), pick_dtype(settings.dtype))
+    done = min(writer.rows_written, total)
+    batch_rows = _batch_rows(draft, network, store, settings)
+    bos = store.edges.bos if settings.skip_bos else None
+    with full_rate_products(network.device), Progress("harvest", total, start=done, unit="tokens") as bar:
+        for rows_B, keep_B, skip in plan.batches(batch_rows, done):
+            batch = store.batch(rows_B)
+            x_BCD = network.capture(batch.ids_BC, [settings.site], batch.mask_BC)[settings.site]
+            kept_BC = _kept(batch, keep_B, bos)
+            offset_BC = batch.offset_B[:, None] + torch.arange(batch.ids_BC.shape[1])
+            x_XD = x_BCD.flatten(0, 1) if kept_BC.all() else x_BCD[kept_BC.to(x_BCD.device)]
+            writer.add(x_XD[skip:], offset_BC[kept_BC][skip:])
+            bar.advance(len(x_XD) - skip)
+    return {**writer.finish(), "n_train": plan.n_train}
+
+
+def _plan(store: TokenStore, settings: HarvestSettings) -> _Plan:
+    """Training rows, then held-out rows; `max_tokens` is shared between the two as the text is."""
+    counts_R = _counts(store, settings.skip_bos)
+    n_train_rows = len(store.train_rows)
+    train, all_of_it = int(counts_R[:n_train_rows].sum()), int(counts_R.sum())
+    limit = min(settings.max_tokens or all_of_it, all_of_it)
+    keep_train = round(limit * train / all_of_it) if all_of_it else 0
+    limits = (keep_train, limit - keep_train)
+    keep_R = torch.cat([_first(counts_R[:n_train_rows], limits[0]), _first(counts_R[n_train_rows:], limits[1])])
+    rows_R = keep_R.nonzero()[:, 0]
+    return _Plan(rows_R, keep_R[rows_R], keep_train)
+
+
+def _counts(store: TokenStore, skip_bos: bool) -> torch.Tensor:
+    """How many activations each token row has: its tokens, without BOS if that is left out."""
+    if not skip_bos:
+        return store.row_lengths_R.long()
+    bos_places = np.flatnonzero(store.tokens_T.numpy() == store.edges.bos)
+    starts, lengths = store.row_starts_R.numpy(), store.row_lengths_R.numpy()
+    n_bos_R = np.searchsorted(bos_places, starts + lengths) - np.searchsorted(bos_places, starts)
+    return torch.from_numpy(lengths - n_bos_R)
+
+
+def _first(counts_R: torch.Tensor, limit: int) -> torch.Tensor:
+    """The counts, cut where their sum reaches `limit`."""
+    before_R = counts_R.cumsum(0) - counts_R
+    return (limit - before_R).clamp(min=0).minimum(counts_R)
+
+
+def _kept(batch: TokenBatch, keep_B: torch.Tensor, bos: int | None) -> torch.Tensor:
+    """Which positions are stored: the first `keep_B` of each row's tokens, BOS not counted if it is left out."""
+    wanted_BC = batch.mask_BC if bos is None else batch.mask_BC & (batch.ids_BC != bos)
+    return wanted_BC & (wanted_BC.cumsum(1) <= keep_B[:, None])
+
+
+def _batch_rows(draft: Draft, network: LanguageModel, store: TokenStore, settings: HarvestSettings) -> int:
+    """Token rows a forward pass; what a killed harvest used, since products differ in their last bit with the shape."""
+    note = draft.file("scratch/batch.json")
+    if note.exists():
+        return int(json.loads(note.read_text()))
+    most = int(store.row_lengths_R.max())
+    rows = settings.batch_rows or max(1, BATCH_TOKENS.get(network.device.type, BATCH_TOKENS["cuda"]) // most)
+    write_whole(note, json.dumps(rows).encode())
+    return rows

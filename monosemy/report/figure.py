@@ -1,0 +1,120 @@
+"""How the report's figures look, and how one becomes part of a page.
+
+Figures are drawn in their light colours. `svg` then turns the ink into `currentColor` and every series colour into a
+CSS variable, so one figure is right on a light page, on a dark one (`dark_style`) and on paper. Series go along
+viridis, which keeps its order in grey and for the colour-blind. pyplot is not used, matplotlib is imported when the
+first figure is drawn, and its settings are restored after each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import wraps
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INK, GRID = "#3d444d", "#8c959f"
+STEPS = 10
+SIZE = (4.8, 3.3)
+
+STYLE: Mapping[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "svg.fonttype": "none",
+}
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw under STYLE on matplotlib's own defaults, whatever the caller's settings are; those return after."""
+
+    @wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE)
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def new_axes() -> tuple[Figure, Axes]:
+    """An empty figure of the report's size and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE)
+    return figure, figure.add_subplot()
+
+
+def svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as an inline `<svg>`: colours follow the page, ids begin with `name`, nothing is linked."""
+    import matplotlib
+
+    buffer = StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata={"Date": None})
+    text = buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", text)
+    text = re.sub(r'<svg width="[^"]*" height="[^"]*"', f'<svg role="img" aria-label="{escape(description)}"', text)
+    text = re.sub(r'\bid="|(?<=url\()#|(?<=href=")#', lambda found: f"{found[0]}{name}-", text)
+    text = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 system-ui, sans-serif", text)
+    for number, (light, _) in enumerate(_colours()):
+        text = text.replace(light, f"var(--series-{number}, {light})")
+    return text.replace(INK, "currentColor")
+
+
+def dark_style() -> str:
+    """The CSS that gives the series their dark-page colours; without it the light ones stay."""
+    colours = "".join(f"--series-{number}:{dark};" for number, (_, dark) in enumerate(_colours()))
+    return f"@media screen and (prefers-color-scheme: dark){{:root{{{colours}}}}}"
+
+
+def palette(n: int) -> list[str]:
+    """`n` series colours in order along viridis; beyond STEPS they repeat neighbours."""
+    places = np.linspace(0, STEPS - 1, n + 2)[1:-1] if n < 3 else np.linspace(0, STEPS - 1, n)
+    return [_colours()[round(float(place))][0] for place in places]
+
+
+def _colours() -> list[tuple[str, str]]:
+    """(light, dark) of every step: viridis without the end that is pale on white, or black on black."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    steps = np.linspace(0, 1, STEPS)
+    viridis = colormaps["viridis"]
+    return [(to_hex(viridis(0.78 * step)), to_hex(viridis(0.32 + 0.68 * step))) for step in steps]

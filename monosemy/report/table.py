@@ -1,0 +1,37 @@
+"""The table of scores on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = {
+    "member": "d",
+    "variant": "",
+    "width": "d",
+    "l1": "g",
+    "k": "d",
+    "seed": "d",
+    "l0": ".1f",
+    "fvu": ".3f",
+    "dead": "d",
+    "ce_recovered": ".3f",
+    "kl": ".3f",
+    "mmcs_with_larger": ".3f",
+    "mmcs_other_seed": ".3f",
+}
+
+
+def print_scores(rows: Sequence[Mapping[str, Any]], chosen: int | None = None) -> None:
+    """Print one line a member, undefined scores blank, columns that are blank throughout left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = {name: form for name, form in COLUMNS.items() if any(row[name] is not None for row in rows)}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, form in columns.items():
+        table.add_column(name, justify="right" if form else "left", no_wrap=True)
+    for row in rows:
+        cells = ["" if row[name] is None else format(row[name], form) for name, form in columns.items()]
+        table.add_row(*cells, style="bold green" if row["member"] == chosen else None)
+    Console(width=max(100, Console().width)).print(table)

@@ -1,0 +1,268 @@
+"""The loop and its grids: recovery on rows whose features are known, resume, schedules, bad requests."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from monosemy.artifact import Artifact, Draft, make
+from monosemy.data.activations import ActivationStore, ActivationWriter
+from monosemy.dictionaries.store import DictionaryStore, load_dictionary, save_dictionary
+from monosemy.metrics.fidelity import fidelity
+from monosemy.metrics.recovery import mmcs_to_truth
+from monosemy.runtime import UsageError
+from monosemy.training import loop
+from monosemy.training.settings import Member, TrainSettings, default_steps, grid, schedule
+from monosemy.training.sweep import fit, fit_grid, train
+
+D, G = 24, 32
+
+
+def world(rows: int = 20_000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """True directions F_GD and rows that are sparse sums of them."""
+    g = torch.Generator().manual_seed(seed)
+    F_GD = torch.nn.functional.normalize(torch.randn(G, D, generator=g), dim=1)
+    codes_XG = (torch.rand(rows, G, generator=g) < 2 / G) * torch.rand(rows, G, generator=g)
+    return F_GD, codes_XG @ F_GD
+
+
+def store_of(path: Path, x_XD: torch.Tensor) -> ActivationStore:
+    def write(draft: Draft) -> dict[str, Any]:
+        writer = ActivationWriter(draft, x_XD.shape[1], torch.float32)
+        writer.add(x_XD, torch.arange(len(x_XD)))
+        return {**writer.finish(), "n_train": len(x_XD) * 9 // 10}
+
+    return ActivationStore(make(path, "activations", {"site": "here"}, {}, write))
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "least"),
+    [("relu", {"l1": 0.1}, 0.97), ("tied", {"l1": 0.1}, 0.85), ("topk", {"k": 3}, 0.9)],
+)
+def test_known_features_are_found(variant: str, options: dict[str, Any], least: float) -> None:
+    F_GD, x = world()
+    found = fit(x, variant=variant, width=G, lr=3e-3, batch=256, steps=2000, **options)
+    assert mmcs_to_truth(F_GD, found.W_dec_ND) > least
+    scores = fidelity(found, x)
+    assert scores["fvu"] is not None
+    assert scores["fvu"] < 0.2
+
+
+@pytest.mark.parametrize("kind", ["numpy", "memmap", "tensor", "iterator"])
+def test_fit_takes_rows_of_any_kind(tmp_path: Path, kind: str) -> None:
+    x = world(3000)[1]
+    rows: Any = x
+    if kind == "numpy":
+        rows = x.numpy()
+    elif kind == "memmap":
+        rows = np.memmap(tmp_path / "x", dtype=np.float32, mode="w+", shape=tuple(x.shape))
+        rows[:] = x.numpy()
+    elif kind == "iterator":
+        rows = (piece for _ in range(20) for piece in torch.split(x, 700))
+    found = fit(rows, width=16, batch=128, steps=20)
+    assert found.encode(x).shape == (3000, 16)
+
+
+def test_fit_is_deterministic_and_follows_its_seed() -> None:
+    x = world(3000)[1]
+    a, b, c = (fit(x, width=16, batch=128, steps=20, seed=seed).W_dec_ND for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_a_grid_is_every_combination_of_the_variants_own_dials() -> None:
+    settings = TrainSettings(variant=("relu", "topk"), width=(8, 16), l1=(0.1, 0.2), k=(4,), seed=(0, 1))
+    members = grid(settings, d_in=D)
+    assert len(members) == 2 * 2 * 2 + 2 * 1 * 2
+    assert len(set(members)) == len(members)
+    assert all((member.l1 is None) == (member.variant == "topk") for member in members)
+    assert [member.width for member in grid(TrainSettings(), d_in=D)] == [2 * D]
+
+
+def test_widths_and_variants_can_be_mixed_in_one_pass() -> None:
+    x = world(3000)[1]
+    found = fit_grid(x, variant=("topk", "relu", "tied"), width=(16, 8), k=(2,), l1=(0.1, 0.2), batch=128, steps=20)
+    for member, dictionary in found:
+        alone = fit(
+            x, variant=member.variant, width=member.width, batch=128, steps=20,
+            **({"k": member.k} if member.k else {"l1": member.l1}),
+        )  # fmt: skip
+        torch.testing.assert_close(dictionary.W_dec_ND, alone.W_dec_ND, rtol=0, atol=1e-6)
+
+
+def test_interim_weights_follow_the_formula() -> None:
+    assert Member("relu", 512, 0.1, None, 1e-3, 0).penalty_weight("interim", 256) == pytest.approx(0.05)
+    assert Member("relu", 512, 0.1, None, 1e-3, 0).penalty_weight("sum", 256) == 0.1
+    assert Member("topk", 512, None, 8, 1e-3, 0).penalty_weight("sum", 256) == 0
+
+
+def test_the_schedule_rises_holds_and_falls() -> None:
+    settings = TrainSettings(warmup=0.1, decay=0.2)
+    lr, l1 = zip(*(schedule(step, 100, settings) for step in range(100)), strict=True)
+    assert lr[0] == l1[0] == pytest.approx(0.1)
+    assert lr[10:80] == (1.0,) * 70
+    assert l1[10:] == (1.0,) * 90
+    assert lr[99] == pytest.approx(0.05)
+    assert list(lr[80:]) == sorted(lr[80:], reverse=True)
+
+
+def test_default_steps_read_the_rows_four_times_within_bounds() -> None:
+    assert default_steps(1000, 2_000_000) == 8000
+    assert default_steps(1000, 10) == 1000
+    assert default_steps(1000, 10**10) == 100_000
+    assert default_steps(1000, None) == 1000
+
+
+def test_dead_features_are_those_not_active_in_the_last_steps() -> None:
+    x = world(3000)[1]
+    settings = TrainSettings(width=(16,), l1=(50.0,), batch=128, dead_after=15, steps=40, lr=(0.01,))
+    from monosemy.data.rows import ArrayRows
+    from monosemy.training.ensemble import ensembles_of
+
+    rows = ArrayRows(x)
+    [stack] = ensembles_of(grid(settings, D), settings, rows.statistics(), torch.device("cpu"), 128)
+    fired = []
+    stream = rows.batches(128, 0)
+    for _ in range(40):
+        statistics = stack.step(next(stream))
+        fired.append((stack.work.codes_MBN > 0).any(dim=1))
+        assert torch.equal(fired[-1], statistics.fired_MN)
+        expected = (~torch.stack(fired[-15:]).any(dim=0)).sum() if len(fired) >= 15 else torch.tensor(0)
+        assert stack.metrics(statistics)[0]["dead"] == expected
+    assert expected > 0
+
+
+def test_train_writes_members_metrics_and_lineage(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "activations", world(4000)[1])
+    made = train(store, out=tmp_path / "d", width=(8, 16), l1=(0.1,), seed=(0, 1), batch=100, steps=120, device="cpu")
+    again = DictionaryStore.open(tmp_path / "d")
+    assert [member["width"] for member in again.members] == [8, 8, 16, 16]
+    assert again.dictionary(2).W_dec_ND.shape == (16, D)
+    assert torch.equal(again.directions(3), again.dictionary(3).W_dec_ND)
+    assert again.siblings(2, differ="seed") == [3]
+    assert again.site == "here"
+    assert again.artifact.parent("activations").id == store.artifact.id
+    lines = [json.loads(line) for line in (tmp_path / "d/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [50, 100, 120]
+    assert made.members[0]["training"]["loss"] == lines[-1]["members"][0]["loss"]
+    with pytest.raises(UsageError, match=r"from 0 to 3"):
+        again.dictionary(4)
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("variant", ["relu", "tied", "topk"])
+def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    store = store_of(tmp_path / "activations", world(4000)[1])
+    options: dict[str, Any] = {
+        "variant": variant, "width": (8, 16), "l1": (0.1,), "k": (3,), "lr": (1e-3, 3e-3),
+        "batch": 100, "steps": 110, "device": "cpu",
+    }  # fmt: skip
+    whole = train(store, out=tmp_path / "whole", **options).artifact
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+    save = loop._save
+    for fatal in (7, 55, 109):
+
+        def dying(stacks: Any, step: int, path: Path, fatal: int = fatal) -> None:
+            save(stacks, step, path)
+            if step == fatal:
+                raise _Killed
+
+        monkeypatch.setattr(loop, "_save", dying)
+        with pytest.raises(_Killed):
+            train(store, out=tmp_path / "killed", **options)
+    monkeypatch.setattr(loop, "_save", save)
+    assert train(store, out=tmp_path / "killed", **options).artifact.id == whole.id
+    assert _files(whole) == _files(Artifact(tmp_path / "killed", whole.manifest))
+
+
+def test_kill_9_at_several_points_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+    store_of(tmp_path / "activations", world(4000)[1])
+    program = textwrap.dedent(
+        """
+        import sys
+        from monosemy import cli
+        from monosemy.training import loop
+        loop.CHECKPOINT_EVERY_S = 0.05
+        cli.main(sys.argv[1:])
+        """
+    )
+
+    def command(out: str) -> list[str]:
+        arguments = f"train {tmp_path}/activations --out {tmp_path}/{out} --width 32 64 --steps 1200 --batch 128"
+        return [sys.executable, "-c", program, *arguments.split()]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    checkpoint = tmp_path / ".killed.partial/scratch/checkpoint.safetensors"
+    kills = 0
+    for _ in range(2):
+        with subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+            before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+            while run.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before):
+                time.sleep(0.005)
+            time.sleep(0.03 * kills)
+            if run.poll() is None:
+                run.send_signal(signal.SIGKILL)
+                kills += 1
+    assert kills == 2
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    whole, killed = (DictionaryStore.open(tmp_path / name).artifact for name in ("whole", "killed"))
+    assert whole.id == killed.id
+    assert _files(whole) == _files(killed)
+
+
+def _files(artifact: Artifact) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in artifact.path.iterdir() if file.name != "manifest.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"variant": "magic"}, "must be one of relu, tied, topk"),
+        ({"variant": "topk", "k": 512, "width": 256}, r"`k` \(=512\) must be at most the dictionary width \(=256\)"),
+        ({"width": 0}, "`width`.*at least 1"),
+        ({"l1": -1.0}, "`l1`.*at least 0"),
+        ({"l1": float("nan")}, "`l1`"),
+        ({"warmup": 0.9, "decay": 0.2}, "add up"),
+        ({"seed": (0, 0)}, "same member twice"),
+        ({"width": (8, 16)}, "make 2 dictionaries"),
+        ({"wdth": 3}, "unknown settings.*width"),
+        ({"lr": 1e30, "width": 8, "warmup": 0.0}, "the loss of Member.*lower its learning rate"),
+    ],
+)
+def test_bad_requests_are_explained(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        fit(world(1000)[1], batch=100, steps=60, **options)
+
+
+def test_nan_in_the_rows_stops_training(tmp_path: Path) -> None:
+    x = world(1000)[1]
+    x[500, 3] = float("nan")
+    with pytest.raises(UsageError, match="NaN or Inf"):
+        fit(x, width=8, batch=100)
+    with pytest.raises(UsageError, match="ended after 10 of 60 steps"):
+        fit(iter([world(1000)[1]]), width=8, batch=100, steps=60)
+
+
+def test_dictionaries_round_trip_through_files(tmp_path: Path) -> None:
+    x = world(1000)[1]
+    for variant in ("relu", "tied", "topk"):
+        found = fit(x, variant=variant, width=8, k=3, batch=100, steps=5)
+        save_dictionary(tmp_path / "d.safetensors", found)
+        again = load_dictionary(tmp_path / "d.safetensors")
+        assert type(again) is type(found)
+        assert torch.equal(again.encode(x), found.encode(x))
