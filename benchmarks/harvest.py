@@ -1,10 +1,11 @@
 """Tokens a second from a Pythia-70M-shaped model (random weights): a full forward, our harvest, SAELens' store.
 
-    python benchmarks/harvest.py [--site layers.2.mlp_act] [--tokens 32768] [--rounds 5]
+    python benchmarks/harvest.py [--site layers.2.mlp_act] [--tokens 32768] [--rounds 5] [--clock cpu]
 
 Every arm runs once a round, in turn, in one process, so that a machine whose speed drifts does so for all of them.
-Ours includes all that a harvest does: statistics, checksums, files synced to disk. SAELens' store keeps a shuffled
-buffer in memory and writes nothing; it is measured where `sae_lens` can be imported.
+Ours includes all that a harvest does: statistics, checksums, files synced to disk. Of SAELens' store only the batches
+that it takes from the model are counted: no shuffling buffer, nothing written. It runs where `sae_lens` is installed.
+With `--clock cpu` processor time counts instead of the wall clock: use it with OMP_NUM_THREADS=1 on a busy machine.
 """
 
 from __future__ import annotations
@@ -117,15 +118,15 @@ def saelens(tokens: TokenStore, site: str, n_tokens: int, autocast: bool) -> Arm
     return run
 
 
-def measure(arms: dict[str, Arm], rounds: int) -> dict[str, list[float]]:
+def measure(arms: dict[str, Arm], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Tokens a second of every arm in every round; a first round, not counted, warms up."""
     rates: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(rounds + 1):
         for name, arm in arms.items():
-            began = time.perf_counter()
+            began = clock()
             done = arm()
             if turn > 0:
-                rates[name].append(done / (time.perf_counter() - began))
+                rates[name].append(done / (clock() - began))
     return rates
 
 
@@ -135,7 +136,9 @@ def main() -> None:
     options.add_argument("--site", default="layers.2.mlp_act")
     options.add_argument("--tokens", type=int, default=32768, help="tokens an arm and round (the full forward: 1/8)")
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     chosen = options.parse_args()
+    clock = time.perf_counter if chosen.clock == "wall" else time.process_time
     warnings.simplefilter("ignore")  # the peers'; nothing of ours warns
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -149,7 +152,7 @@ def main() -> None:
             "SAELens store": saelens(tokens, chosen.site, chosen.tokens, autocast=False),
             "SAELens store, autocast bf16": saelens(tokens, chosen.site, chosen.tokens, autocast=True),
         }
-        rates = measure({label: arm for label, arm in arms.items() if arm is not None}, chosen.rounds)
+        rates = measure({label: arm for label, arm in arms.items() if arm is not None}, chosen.rounds, clock)
     base = statistics.median(rates["full forward fp32"])
     rows: list[dict[str, Any]] = [
         {

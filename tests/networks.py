@@ -37,6 +37,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForMaskedLM", SMALL | {"intermediate_size": 24}),
     "bert-headless": ("BertModel", SMALL | {"intermediate_size": 24}),
 }
+MIXTURES = {"mixtral": ("MixtralForCausalLM", {name: value for name, value in GATED.items() if name != "head_dim"})}
 CAUSAL = [name for name in NETWORKS if not name.startswith("bert")]
 
 
@@ -44,7 +45,7 @@ def network(name: str, seed: int = 0, **changes: Any) -> Any:
     """A network of this architecture with random weights that are large enough for every site to matter."""
     import transformers
 
-    class_name, settings = NETWORKS[name]
+    class_name, settings = (NETWORKS | MIXTURES)[name]
     chosen = getattr(transformers, class_name)
     torch.manual_seed(seed)
     built = chosen(chosen.config_class(**settings, **changes))

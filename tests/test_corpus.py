@@ -79,7 +79,7 @@ def test_a_local_hugging_face_data_set(tmp_path: Path) -> None:
         (lambda p: _write(p / "x.jsonl", b'{"body": "a"}\n'), "'text'.*it has: body.*--text-field"),
         (lambda p: _write(p / "x.jsonl", b"[1]\n"), "it has: list"),
         (lambda p: p, "holds no text files"),
-        (lambda p: "hf:nobody/nothing-of-this-name", "cannot be loaded.*local folder"),
+        (lambda _: "hf:nobody/nothing-of-this-name", "cannot be loaded.*local folder"),
     ],
 )
 def test_bad_sources_are_explained(tmp_path: Path, make, words: str) -> None:  # type: ignore[no-untyped-def]

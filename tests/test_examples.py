@@ -152,6 +152,13 @@ def test_index_equals_a_plain_computation(
     assert index.artifact.info["detection_limit"] == 1 / store.count_tokens()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_the_same(tmp_path: Path) -> None:
+    store, dictionary = token_store(tmp_path, [150, 3, 40, 1, 90], context=16), whole_number_dictionary(WIDTH)
+    index = index_of(tmp_path, store, grid(tmp_path / "grid", [dictionary]), model=TableModel(device="cuda"))
+    check(index, Truth(store, TableModel(), dictionary, range(store.n_rows)))
+
+
 def test_negative_codes_are_shown_and_do_not_fire(tmp_path: Path) -> None:
     store = token_store(tmp_path, [60, 20], context=16)
     dictionary = LinearDictionary({"W_dec": torch.eye(D_IN), "b_dec": torch.zeros(D_IN)})

@@ -219,6 +219,28 @@ def test_capture_stops_after_the_last_site(name: str, opened: Callable[[str], La
     assert not any(".2." in path or "head" in path or "decoder" in path or "embed_out" in path for path in ran)
 
 
+@pytest.mark.parametrize("name", ["neox-parallel", "phi"])
+def test_a_parallel_mlp_runs_without_its_attention(
+    name: str, opened: Callable[[str], LanguageModel], ids_BC: Tensor
+) -> None:
+    lm = opened(name)
+    whole = lm.capture(ids_BC, lm.sites())
+    ran: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, path=path: ran.append(path))
+        for path, module in lm.model.named_modules()
+    ]
+    for part in ("mlp_in", "mlp_act", "mlp_out"):
+        found = lm.capture(ids_BC, ["layers.0.attn_out", f"layers.1.{part}", "layers.1.resid_pre", "embed"])
+        assert all(torch.equal(x_BCD, whole[site]) for site, x_BCD in found.items())
+    assert not any(".1." in path and "att" in path and "norm" not in path for path in ran)
+    assert torch.equal(lm.capture(ids_BC, ["layers.1.mlp_act"])["layers.1.mlp_act"], whole["layers.1.mlp_act"])
+    for handle in handles:
+        handle.remove()
+    both = lm.capture(ids_BC, ["layers.1.attn_out", "layers.1.mlp_act"])
+    assert torch.equal(both["layers.1.attn_out"], whole["layers.1.attn_out"])
+
+
 @pytest.mark.parametrize("name", CAUSAL)
 def test_padding_changes_nothing(name: str, opened: Callable[[str], LanguageModel], ids_BC: Tensor) -> None:
     lm = opened(name)
@@ -390,6 +412,18 @@ def test_an_unknown_architecture_says_what_to_tell_and_can_be_told(made_up: Path
     torch.testing.assert_close(lm.direction_logits("embed", v_ND), v_ND @ lm.model.out.weight.T)
 
 
+def test_a_mixture_of_experts_has_its_other_sites(tmp_path: Path, ids_BC: Tensor) -> None:
+    folder = save_network("mixtral", tmp_path)
+    with pytest.raises(UsageError, match=r"MixtralDecoderLayer .*ModulePaths\(mlp_in=…, mlp_down=…\), or '' for what"):
+        LanguageModel.load(folder)
+    lm = LanguageModel.load(folder, paths=ModulePaths(mlp_in="", mlp_down=""))
+    assert lm.sites()[1:4] == ["layers.0.resid_pre", "layers.0.attn_out", "layers.0.resid_post"]
+    for site in lm.sites():
+        torch.testing.assert_close(lm.logits(ids_BC, edits={site: torch.clone}), lm.logits(ids_BC))
+    with pytest.raises(UsageError, match=r"layers.\{0..2\}.\{resid_pre,attn_out,resid_post\} and final"):
+        lm.check_site("layers.0.mlp_act")
+
+
 # ---- what a user gets wrong -------------------------------------------------------------------------------------
 
 
@@ -493,6 +527,7 @@ def test_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("a" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path), raising=False)  # before version 5
     lm = LanguageModel.load("someone/tiny")
     assert lm.as_parent().id == "someone/tiny@" + "a" * 40
     assert lm.as_parent().path == "someone/tiny"

@@ -72,6 +72,8 @@ def test_the_held_out_rows_are_the_last_ones(source: str, tmp_path: Path) -> Non
     store = tokenize(source, tokenizer="bpe:300", context=8, holdout=0.25, out=tmp_path / "tokens")
     assert store.train_rows == range(store.n_rows - store.n_rows // 4)
     assert store.holdout_rows == range(len(store.train_rows), store.n_rows)
+    assert store.spread(range(10, 30), 5) == range(10, 30, 4)
+    assert store.spread(range(3), 5) == range(3)
     assert store.count_tokens(store.train_rows) + store.count_tokens(store.holdout_rows) == store.count_tokens()
 
 

@@ -56,7 +56,7 @@ def test_gradients_equal_autograd_on_adversarial_rows(name: str, x_BD: torch.Ten
         torch.testing.assert_close(work.grads[key][1], tensor.grad, rtol=1e-4, atol=1e-6)
 
 
-def ensemble(name: str, settings: TrainSettings, members: list[Member] | None = None) -> Ensemble:
+def ensemble(settings: TrainSettings, members: list[Member] | None = None) -> Ensemble:
     return Ensemble(members or grid(settings, D), settings, statistics_of([rows(count=500)]), torch.device("cpu"), B)
 
 
@@ -66,7 +66,7 @@ def settings_for(name: str, **options: object) -> TrainSettings:
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_decoder_rows_have_norm_one_after_every_step(name: str) -> None:
-    stack = ensemble(name, settings_for(name, seed=(0, 1), lr=(0.05,)))
+    stack = ensemble(settings_for(name, seed=(0, 1), lr=(0.05,)))
     for step in range(50):
         stack.step(rows(step))
         norms_MN = stack.params["W_dec"].norm(dim=2)
@@ -75,7 +75,7 @@ def test_decoder_rows_have_norm_one_after_every_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if VARIANTS[name].sparsity == "l1"])
 def test_norm_weighted_leaves_norms_free_and_exports_the_same_function_with_unit_rows(name: str) -> None:
-    stack = ensemble(name, settings_for(name, lr=(0.05,), penalty="norm-weighted"))
+    stack = ensemble(settings_for(name, lr=(0.05,), penalty="norm-weighted"))
     for step in range(30):
         stack.step(rows(step))
     assert (stack.params["W_dec"].norm(dim=2) - 1).abs().max() > 0.01
@@ -87,7 +87,7 @@ def test_norm_weighted_leaves_norms_free_and_exports_the_same_function_with_unit
 @pytest.mark.parametrize("name", list(VARIANTS))
 @pytest.mark.parametrize("scale", ["unit", "none"])
 def test_export_folds_the_scale_back(name: str, scale: str) -> None:
-    stack = ensemble(name, settings_for(name, lr=(0.01,), scale=scale))
+    stack = ensemble(settings_for(name, lr=(0.01,), scale=scale))
     for step in range(20):
         stack.step(rows(step))
     assert (stack.scale == 1) == (scale == "none")
@@ -106,9 +106,9 @@ def _assert_exported_reconstruction(stack: Ensemble, name: str) -> None:
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_stacked_adam_equals_torch_adam_member_by_member(name: str) -> None:
-    """The oracle: one member, autograd, torch.optim.Adam, and rows renormalised by hand; 3 learning rates in a stack."""
+    """The oracle: one member, autograd, torch.optim.Adam, and rows renormalised by hand; 3 learning rates."""
     settings = settings_for(name, seed=(0, 1), lr=(1e-3, 1e-2, 3e-2), l1=(0.1,))
-    stack = ensemble(name, settings)
+    stack = ensemble(settings)
     oracles = []
     for m, member in enumerate(stack.members):
         params = {key: tensor[m].clone().requires_grad_() for key, tensor in stack.params.items()}
@@ -134,8 +134,8 @@ def test_stacked_adam_equals_torch_adam_member_by_member(name: str) -> None:
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_a_member_alone_equals_itself_inside_a_grid(name: str) -> None:
     settings = settings_for(name, seed=(0, 1, 2), l1=(0.05, 0.1))
-    together = ensemble(name, settings)
-    alone = ensemble(name, settings, [together.members[1]])
+    together = ensemble(settings)
+    alone = ensemble(settings, [together.members[1]])
     for step in range(20):
         together.step(rows(step))
         alone.step(rows(step))

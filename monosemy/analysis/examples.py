@@ -20,11 +20,12 @@ from dataclasses import dataclass
 
 import torch
 
-from monosemy.analysis.firings import Block, Window
+from monosemy.analysis.firings import Block, Window, places_of
 from monosemy.runtime import seed_for
 
 KEY_BITS = 40
 CANDIDATES = 1024  # windows tried for silence, over the whole corpus
+OFFERS_PER_SLOT = 4  # places that are merged at once, for each place that is kept
 ODD, MIX_1, MIX_2 = (constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
@@ -35,6 +36,9 @@ class Offer:
     feature_Q: torch.Tensor
     token_Q: torch.Tensor
     key_Q: torch.Tensor
+
+    def __getitem__(self, chosen: slice | torch.Tensor) -> Offer:
+        return Offer(self.feature_Q[chosen], self.token_Q[chosen], self.key_Q[chosen])
 
 
 class Best:
@@ -47,21 +51,26 @@ class Best:
         self, n_features: int, window: Window, device: torch.device, size: int, doc_starts: torch.Tensor | None = None
     ) -> None:
         self.window = window
-        self._doc_starts = None if doc_starts is None else doc_starts.to(device)
+        self._doc_starts = doc_starts
         self.key_NE = torch.full((n_features, size), -1, dtype=torch.int64, device=device)
         self.offset_NE = torch.full_like(self.key_NE, -1)
         self.values_NEW = torch.zeros(n_features, size, window.size, device=device)
 
-    @property
-    def floor_N(self) -> torch.Tensor:
-        """The key that a new place must exceed: that of the last one kept, −1 while there is room."""
-        return self.key_NE[:, -1].contiguous()
-
     def offer(self, block: Block, offer: Offer) -> None:
-        """Keep what is better than what is kept. Every key must exceed the floor of its feature."""
-        if not len(offer.key_Q):
-            return
-        touched_F = torch.unique(offer.feature_Q)
+        """Keep what is better than what is kept. Many places come in pieces: the first ones shut out most others."""
+        at_once = OFFERS_PER_SLOT * self.key_NE.numel()
+        while len((offer := self.better(offer)).key_Q):
+            self._merge(block, offer[:at_once])
+            offer = offer[at_once:]
+
+    def better(self, offer: Offer) -> Offer:
+        """The places whose key exceeds that of the last one kept for their feature (−1 while there is room)."""
+        return offer[places_of(offer.key_Q > self.key_NE[:, -1].contiguous()[offer.feature_Q])]
+
+    def _merge(self, block: Block, offer: Offer) -> None:
+        touched_N = torch.zeros(len(self.key_NE), dtype=torch.bool, device=self.key_NE.device)
+        touched_N[offer.feature_Q] = True
+        touched_F = touched_N.nonzero().squeeze(1)
         row_O, old_slot_O = (self.key_NE[touched_F] >= 0).nonzero().unbind(1)
         old_feature_O = touched_F[row_O]
         feature_Q = torch.cat([old_feature_O, offer.feature_Q])
@@ -101,13 +110,15 @@ class TopExamples:
     def __init__(
         self, n_features: int, window: Window, device: torch.device, size: int, doc_starts: torch.Tensor
     ) -> None:
-        self.best = Best(n_features, window, device, size, doc_starts)
+        self._doc_starts = doc_starts.to(device)
+        self.best = Best(n_features, window, device, size, self._doc_starts)
 
     def add(self, block: Block) -> None:
         """Look through a block."""
         key_P = block.value_P.view(torch.int32)  # positive floats are ordered as their bits are
-        better = key_P > self.best.floor_N.int()[block.feature_P]
-        self.best.offer(block, Offer(block.feature_P[better], block.token_P[better], key_P[better].long()))
+        offer = self.best.better(Offer(block.feature_P, block.token_P, key_P))
+        document_X = torch.searchsorted(self._doc_starts, block.offset_X, right=True)
+        self.best.offer(block, _best_of_each_document(offer, document_X - document_X[0], len(self.best.key_NE)))
 
 
 class SampledExamples:
@@ -120,8 +131,7 @@ class SampledExamples:
     def add(self, block: Block) -> None:
         """Look through a block."""
         key_P = self._keys.of(block.offset_X, block.token_P, block.feature_P)
-        better = key_P > self.best.floor_N[block.feature_P]
-        self.best.offer(block, Offer(block.feature_P[better], block.token_P[better], key_P[better]))
+        self.best.offer(block, Offer(block.feature_P, block.token_P, key_P))
 
 
 class SilentExamples:
@@ -148,9 +158,7 @@ class SilentExamples:
         peak_AN = block.codes_XN[token_AW].amax(dim=1)
         index_Q, feature_Q = (peak_AN <= 0).nonzero().unbind(1)
         token_Q = token_A[index_Q]
-        key_Q = self._keys.of(block.offset_X, token_Q, feature_Q)
-        better = key_Q > self.best.floor_N[feature_Q]
-        self.best.offer(block, Offer(feature_Q[better], token_Q[better], key_Q[better]))
+        self.best.offer(block, Offer(feature_Q, token_Q, self._keys.of(block.offset_X, token_Q, feature_Q)))
 
 
 class Keys:
@@ -201,6 +209,15 @@ def _by_feature_then_key(feature_Q: torch.Tensor, key_Q: torch.Tensor) -> torch.
     """The order by feature, then key, largest first; equal keys stay in their order."""
     rank_Q = (feature_Q << KEY_BITS) | (2**KEY_BITS - 1 - key_Q)
     return torch.sort(rank_Q, stable=True).indices
+
+
+def _best_of_each_document(offer: Offer, document_X: torch.Tensor, n_features: int) -> Offer:
+    """Of the places in one document (numbered from 0) that a feature has, those with its largest key there."""
+    slot_Q = document_X[offer.token_Q] * n_features + offer.feature_Q
+    largest = offer.key_Q.new_zeros((int(document_X[-1]) + 1) * n_features)
+    largest.scatter_reduce_(0, slot_Q, offer.key_Q, "amax")
+    chosen = offer[places_of(offer.key_Q == largest[slot_Q])]
+    return Offer(chosen.feature_Q, chosen.token_Q, chosen.key_Q.long())
 
 
 def _first_of_each_pair(feature_Q: torch.Tensor, document_Q: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,7 @@ class Block:
     def of(cls, codes_XN: torch.Tensor, offset_X: torch.Tensor, place_X: torch.Tensor, length_X: torch.Tensor) -> Block:
         """Read the codes (fp32) for firings."""
         codes_XN = codes_XN.contiguous()
-        flat_P = _places_of(codes_XN > 0)
+        flat_P = places_of(codes_XN > 0)
         width = codes_XN.shape[1]
         token_P = torch.div(flat_P, width, rounding_mode="trunc")
         feature_P = flat_P - token_P * width
@@ -125,8 +125,8 @@ def bin_edges() -> torch.Tensor:
     return edges
 
 
-def _places_of(mask_XN: torch.Tensor) -> torch.Tensor:
+def places_of(mask: torch.Tensor) -> torch.Tensor:
     """Flat indices of the True places. On the CPU numpy's search is several times faster than torch's."""
-    if mask_XN.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask_XN.numpy()))
-    return mask_XN.view(-1).nonzero().squeeze(1)
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)

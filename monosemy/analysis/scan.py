@@ -20,7 +20,7 @@ from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.runtime import Progress, full_rate_products
 
 # Codes of a block and tokens of a forward pass, by kind of device.
-CODES_AT_ONCE = {"cpu": 2**24, "cuda": 2**25}
+CODES_AT_ONCE = {"cpu": 2**23, "cuda": 2**25}
 TOKENS_AT_ONCE = {"cpu": 2**13, "cuda": 2**16}
 
 

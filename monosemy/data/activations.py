@@ -20,6 +20,7 @@ from monosemy.data.rows import RowStatistics, checked, shuffled_rows
 from monosemy.runtime import UsageError
 
 SHARD_BYTES = 64 * 2**20
+SUM_ROWS = 256
 
 
 class ActivationWriter:
@@ -30,8 +31,9 @@ class ActivationWriter:
         self.shard_rows = max(1, SHARD_BYTES // (d_in * dtype.itemsize))
         self.shards = sorted(draft.path.glob("shard-*.safetensors"))
         self.rows_written = self.shard_rows * len(self.shards)
-        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._waiting_rows = 0
+        self._x_XD = torch.empty(self.shard_rows, d_in, dtype=dtype)  # the shard that is being filled
+        self._offset_X = torch.empty(self.shard_rows, dtype=torch.int64)
+        self._filled = 0
 
     def add(self, x_XD: torch.Tensor, offset_X: torch.Tensor) -> None:
         """Append rows. Raises UsageError at NaN, Inf, or a value that the store's dtype cannot hold."""
@@ -39,18 +41,25 @@ class ActivationWriter:
             raise UsageError(
                 f"rows of shape {list(x_XD.shape)} in a store of width {self.d_in}: widths cannot be mixed"
             )
-        stored_XD = x_XD.to(self.dtype)
-        if not torch.isfinite(stored_XD).all():
+        while len(x_XD):
+            room = self.shard_rows - self._filled
+            self._fill(x_XD[:room], offset_X[:room])
+            x_XD, offset_X = x_XD[room:], offset_X[room:]
+            if self._filled == self.shard_rows:
+                self._write_shard()
+
+    def _fill(self, x_XD: torch.Tensor, offset_X: torch.Tensor) -> None:
+        place = slice(self._filled, self._filled + len(x_XD))
+        self._x_XD[place], self._offset_X[place] = x_XD, offset_X
+        stored_XD = self._x_XD[place]
+        if not torch.isfinite(stored_XD.sum(dtype=torch.float32)) and not torch.isfinite(stored_XD).all():
             _explain_bad_values(x_XD, offset_X, self.dtype)
-        self._waiting.append((stored_XD.cpu(), offset_X))
-        self._waiting_rows += len(x_XD)
-        while self._waiting_rows >= self.shard_rows:
-            self._write_shard(self.shard_rows)
+        self._filled += len(x_XD)
 
     def finish(self) -> dict[str, float | int]:
         """Write what is left and the statistics; gives what belongs into the manifest."""
-        if self._waiting_rows:
-            self._write_shard(self._waiting_rows)
+        if self._filled:
+            self._write_shard()
         if not self.shards:
             raise UsageError("no activations were written: the token rows are empty")
         sums = [load_tensors(shard) for shard in self.shards]
@@ -66,24 +75,14 @@ class ActivationWriter:
             "mean_square_norm": float(norms[1]),
         }
 
-    def _write_shard(self, rows: int) -> None:
-        x_XD = torch.cat([x for x, _ in self._waiting])
-        offset_X = torch.cat([offset for _, offset in self._waiting])
-        norm_X = x_XD[:rows].double().norm(dim=1)
+    def _write_shard(self) -> None:
+        x_XD, offset_X = self._x_XD[: self._filled], self._offset_X[: self._filled]
+        sum_D, norms = _sums(x_XD)
         shard = self.draft.file(f"shard-{len(self.shards):05}.safetensors")
-        save_tensors(
-            shard,
-            {
-                "x": x_XD[:rows],
-                "offset": offset_X[:rows],
-                "sum": x_XD[:rows].double().sum(0),
-                "norms": torch.stack([norm_X.sum(), (norm_X**2).sum()]),
-            },
-        )
+        save_tensors(shard, {"x": x_XD, "offset": offset_X, "sum": sum_D, "norms": norms})
         self.shards.append(shard)
-        self._waiting = [(x_XD[rows:], offset_X[rows:])]
-        self._waiting_rows -= rows
-        self.rows_written += rows
+        self.rows_written += self._filled
+        self._filled = 0
 
 
 class ActivationStore:
@@ -123,10 +122,12 @@ class ActivationStore:
         for rows in shuffled_rows(self.n_rows, batch, seed, start):
             yield checked(self.take(rows))
 
-    def held_out(self, batch: int) -> Iterator[torch.Tensor]:
-        """The held-out rows in their order, `x_BD` fp32; all rows where none were held out."""
-        for start in range(self.n_all - self.n_held_out, self.n_all, batch):
-            yield checked(self.take(np.arange(start, min(start + batch, self.n_all))))
+    def held_out(self, batch: int, limit: int) -> Iterator[torch.Tensor]:
+        """Up to `limit` held-out rows, evenly spaced, `x_BD` fp32; of all rows where none were held out."""
+        count = min(limit, self.n_held_out)
+        rows = self.n_all - self.n_held_out + np.arange(count) * self.n_held_out // count
+        for start in range(0, count, batch):
+            yield checked(self.take(rows[start : start + batch]))
 
     def take(self, rows: np.ndarray) -> torch.Tensor:
         """The rows with these numbers, fp32, in the order asked for."""
@@ -150,6 +151,17 @@ class ActivationStore:
         for piece in np.split(order, bounds):
             shard = int(shard_of[piece[0]])
             yield shard, torch.from_numpy(piece), torch.from_numpy(rows[piece] - shard * self._shard_rows)
+
+
+def _sums(x_XD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Σx, and [Σ‖x‖, Σ‖x‖²], in float64; within a piece, which stays in the cache, in fp32."""
+    sum_D, norms = torch.zeros(x_XD.shape[1], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    for start in range(0, len(x_XD), SUM_ROWS):
+        rows_XD = x_XD[start : start + SUM_ROWS].float()
+        square_X = rows_XD.square().sum(1).double()
+        sum_D += rows_XD.sum(0)
+        norms += torch.stack([square_X.sqrt().sum(), square_X.sum()])
+    return sum_D, norms
 
 
 def _explain_bad_values(x_XD: torch.Tensor, offset_X: torch.Tensor, dtype: torch.dtype) -> None:

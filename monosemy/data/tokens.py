@@ -119,6 +119,10 @@ class TokenStore:
         with sqlite3.connect(f"file:{self.artifact.path / 'documents.sqlite'}?mode=ro", uri=True) as rows:
             return [name for (name,) in rows.execute("SELECT name FROM document ORDER BY id")]
 
+    def spread(self, rows: range, count: int) -> range:
+        """About `count` of these rows, evenly spaced, so that they come from many documents."""
+        return rows[:: max(1, len(rows) // count)][:count]
+
     def count_tokens(self, rows: range | None = None) -> int:
         """Tokens in these rows, padding left out."""
         span = self._range(rows)

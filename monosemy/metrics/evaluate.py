@@ -7,7 +7,7 @@ directions of all members are compared with each other. Undefined scores are Non
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,20 +132,11 @@ def _fidelity(
     collectors = [Fidelity(member) for member in members]
     total = min(limit, store.n_held_out)
     with Progress("fidelity", total, unit="rows") as bar:
-        for x_BD in _first_rows(store.held_out(BATCH), total):
+        for x_BD in store.held_out(BATCH, total):
             for collector in collectors:
                 collector.add(x_BD.to(device))
             bar.advance(len(x_BD))
     return collectors
-
-
-def _first_rows(batches: Iterator[torch.Tensor], limit: int) -> Iterator[torch.Tensor]:
-    left = limit
-    for x_BD in batches:
-        if left <= 0:
-            return
-        yield x_BD[:left]
-        left -= len(x_BD)
 
 
 def _splice(
@@ -163,7 +154,7 @@ def _splice(
     edits = {str(number): replacement(member) for number, member in enumerate(members)}
     edits["zero"] = constant(torch.zeros(store.d_in))
     edits["mean"] = constant(store.statistics().mean_D)
-    rows = (text.holdout_rows or text.train_rows)[:limit]
+    rows = text.spread(text.holdout_rows or text.train_rows, limit)
     return splice(network, text, store.site, edits, rows, keep_bos=store.artifact.config.get("skip_bos", False))
 
 

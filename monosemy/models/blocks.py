@@ -134,7 +134,7 @@ class BlockSites:
             return module_at(self.block, path)
         tokens = rows_of(last_call(self.calls, self.block).given)
         if not found or rows_of(last_call(self.calls, found[0]).given) != tokens:
-            raise unreadable(self.block, f"`{field}`", field)
+            raise unreadable(self.block, f"`{field}`", "mlp_in, mlp_down" if field.startswith("mlp") else field)
         return found[0]
 
 

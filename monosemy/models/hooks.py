@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any, Literal
 
 import torch
@@ -73,8 +74,15 @@ def trace(model: nn.Module, embed: nn.Module, silent: Sequence[nn.Module] = ()) 
         for module in model.modules():
             if not isinstance(module, nn.ModuleList):
                 hooks.callback(module.register_forward_hook(record, with_kwargs=True).remove)
-        model(input_ids=ids_BC, use_cache=False)
+        model(input_ids=ids_BC, **without_cache(model))
     return calls
+
+
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """The argument that keeps a model from storing keys and values, for models that know it."""
+    known = signature(model.forward).parameters.values()
+    takes = any(parameter.name == "use_cache" or parameter.kind == Parameter.VAR_KEYWORD for parameter in known)
+    return {"use_cache": False} if takes else {}
 
 
 def last_call(calls: Sequence[Call], module: nn.Module) -> Call:

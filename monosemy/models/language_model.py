@@ -21,7 +21,7 @@ from monosemy.artifact import Parent
 from monosemy.data.tokens import TokenStore
 from monosemy.models.blocks import ModulePaths
 from monosemy.models.directions import logits_along, stream_scale
-from monosemy.models.hooks import Edit, Place, hooked
+from monosemy.models.hooks import Edit, Place, hooked, without_cache
 from monosemy.models.loading import Opened, open_model
 from monosemy.models.sites import find_sites
 from monosemy.runtime import UsageError, pick_device, pick_dtype
@@ -178,7 +178,7 @@ class LanguageModel:
     def _inputs(self, ids_BC: Tensor, mask_BC: Tensor | None) -> dict[str, Any]:
         """Arguments of the network. It runs faster without a mask, and a causal model needs none for padding on the
         right, which comes after every token that counts."""
-        inputs: dict[str, Any] = {"input_ids": ids_BC.to(self.device), "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": ids_BC.to(self.device), **without_cache(self.model)}
         if mask_BC is not None and not bool(mask_BC.all()):
             on_the_right = bool((mask_BC[:, 1:] <= mask_BC[:, :-1]).all())
             if not (self.is_causal and on_the_right):

@@ -40,7 +40,7 @@ class PretrainSettings:
     """Width of the residual stream; the MLP is four times as wide."""
     heads: int = 4
     """Attention heads."""
-    batch_rows: int = 32
+    batch_rows: int = 8
     """Token rows a step."""
     steps: int | None = None
     """Steps (default: one pass over the training rows)."""
@@ -174,8 +174,8 @@ def cosine(step: int, steps: int, warmup: float) -> float:
 
 
 def validation_loss(model: Gpt, store: TokenStore) -> float | None:
-    """Mean loss in nats over up to VALIDATION_ROWS held-out rows; None where none were held out."""
-    rows = store.holdout_rows[:VALIDATION_ROWS]
+    """Mean loss in nats over up to VALIDATION_ROWS held-out rows, evenly spaced; None where none were held out."""
+    rows = store.spread(store.holdout_rows, VALIDATION_ROWS)
     if not rows:
         return None
     total, count = 0.0, 0

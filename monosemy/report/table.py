@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+TABLE_WIDTH = 120  # of a terminal narrower than that, the lines wrap; numbers are never cut
 COLUMNS = {
     "member": "d",
     "variant": "",
@@ -34,4 +35,4 @@ def print_scores(rows: Sequence[Mapping[str, Any]], chosen: int | None = None) -
     for row in rows:
         cells = ["" if row[name] is None else format(row[name], form) for name, form in columns.items()]
         table.add_row(*cells, style="bold green" if row["member"] == chosen else None)
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=max(TABLE_WIDTH, Console().width)).print(table)

@@ -30,13 +30,13 @@ def demo(run: Path) -> Path:
     say("tokens", "a byte-pair tokenizer and packed rows from the standard library's source text")
     tokens = tokenize("stdlib", tokenizer="bpe:4096", context=256, out=run / "tokens")
     say("model", f"a small GPT on {tokens.n_tokens:,} tokens")
-    model = pretrain(tokens, steps=300, out=run / "model")
+    model = pretrain(tokens, steps=1200, out=run / "model")
     loss = model.info["validation_loss"]
     say("activations", f"what {SITE} computes on every token (held-out loss {loss:.3f} nats a token)")
-    activations = harvest(model.path, tokens, site=SITE, out=run / "activations")
+    activations = harvest(model.path, tokens, site=SITE, max_tokens=600_000, out=run / "activations")
     say("dictionaries", f"a grid of dictionaries on {activations.n_rows:,} rows of width {activations.d_in}")
     dictionaries = train(
-        activations, width=(512, 1024), l1=(0.03, 0.1, 0.3), seed=(0, 1), steps=1000, out=run / "dictionaries"
+        activations, width=(512, 1024), l1=(0.03, 0.06, 0.1), seed=(0, 1), steps=500, out=run / "dictionaries"
     )
     say("scores", f"{len(dictionaries)} dictionaries on held-out rows and tokens")
     scores = evaluate(dictionaries, activations, model=model.path, out=run / "scores")

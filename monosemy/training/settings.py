@@ -32,14 +32,14 @@ class TrainSettings:
     """Kinds of dictionary: relu, tied, topk."""
     width: tuple[int, ...] = ()
     """Features of a dictionary (default: twice the width of the activations)."""
-    l1: tuple[float, ...] = (0.03,)
+    l1: tuple[float, ...] = (0.06,)
     """L1 coefficients, for variants with an L1 penalty."""
     k: tuple[int, ...] = (32,)
     """Active features a row, for variants that keep k."""
     seed: tuple[int, ...] = (0,)
     """Of the initial weights. All members see the rows in one order."""
     lr: tuple[float, ...] = ()
-    """Learning rates (default: from the width, 1e-3 at 512 falling with its square root)."""
+    """Learning rates (default: from the width, 3e-3 at 512 and falling with its square root)."""
     penalty: Penalty = "sum"
     """What `l1` multiplies: the sum of the codes; `interim`: the sum over N, and the error over D (S4); or the sum
     weighted by the decoder's norms, which are then free."""
@@ -110,8 +110,8 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
 
 
 def default_lr(width: int) -> float:
-    """1e-3 at width 512, falling with the square root of the width (the rule of Gao et al. 2024)."""
-    return 1e-3 * min(1.0, math.sqrt(512 / width))
+    """3e-3 up to width 512, falling with the square root of the width beyond (the shape of Gao et al. 2024)."""
+    return 3e-3 * min(1.0, math.sqrt(512 / width))
 
 
 def default_steps(batch: int, n_rows: int | None) -> int:
