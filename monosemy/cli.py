@@ -21,6 +21,7 @@ from monosemy.metrics.evaluate import EvaluateSettings
 from monosemy.models.harvest import HarvestSettings
 from monosemy.models.pretrain import PretrainSettings
 from monosemy.runtime import UsageError
+from monosemy.studies.demo import DemoSettings
 from monosemy.training.settings import TrainSettings
 
 NOTHING_LOST = "nothing finished is lost; run the same command again and it goes on from there"
@@ -172,15 +173,16 @@ def report(run: Positional[Path], /, out: Path | None = None) -> None:
     print(write_report(run, out))
 
 
-def demo(out: Path = Path("runs/demo")) -> None:
+def demo(settings: DemoSettings, out: Path = Path("runs/demo")) -> None:
     """Everything, offline: from the standard library's text to a page of features.
 
     Args:
+        settings: What it reads and how long it works.
         out: The run folder; finished stages in it are reused.
     """
     from monosemy.studies.demo import demo as run
 
-    run(out)
+    run(out, settings)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

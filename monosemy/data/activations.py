@@ -94,6 +94,7 @@ class ActivationStore:
         shards = [map_tensors(path) for path in sorted(artifact.path.glob("shard-*.safetensors"))]
         self._x, self._offset = [shard["x"] for shard in shards], [shard["offset"] for shard in shards]
         self._shard_rows: int = info["shard_rows"]
+        self.stored_dtype = self._x[0].dtype
         self.d_in: int = info["d_in"]
         self.n_rows: int | None = info["n_train"]
         self.n_all: int = info["n_rows"]

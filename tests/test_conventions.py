@@ -1,0 +1,133 @@
+"""Conventions that are tests: layers, the README's tree, small files, docstrings, a light import, the public names."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import monosemy
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "monosemy"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Lower layers first. A module imports from lower layers, or from its own folder.
+LAYERS = [
+    {"runtime"},
+    {"artifact"},
+    {"data", "kernels"},
+    {"models", "dictionaries"},
+    {"metrics"},
+    {"training", "analysis", "explain"},
+    {"report"},
+    {"app"},
+    {"studies"},
+    {"cli"},
+]
+FORBIDDEN = {"training": {"models"}}  # it sees an iterator of rows and cannot tell where they come from
+HEAVY = {"transformers", "sklearn", "scipy", "matplotlib", "starlette", "datasets", "rich", "jinja2"}
+
+
+def layer_of(name: str) -> int:
+    return next(rank for rank, names in enumerate(LAYERS) if name in names)
+
+
+def imports(path: Path) -> list[str]:
+    """Every module imported anywhere in the file, by its dotted name; relative imports are not used here."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.append(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_import_only_from_lower_layers_or_their_own_folder(path: Path) -> None:
+    home = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if home == "__init__":
+        return  # the public names, from every layer
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "monosemy" or len(parts) == 1:
+            continue
+        target = parts[1]
+        assert target == home or layer_of(target) < layer_of(home), f"{path} imports {name}"
+        assert target not in FORBIDDEN.get(home, set()), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 250
+    assert ast.get_docstring(ast.parse(text)), f"{path} has no header docstring"
+
+
+def test_public_functions_and_classes_have_docstrings() -> None:
+    bare = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                inside = any(node in getattr(outer, "body", []) for outer in _functions(path))
+                if not inside and ast.get_docstring(node) is None:
+                    bare.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not bare
+
+
+def _functions(path: Path) -> list[ast.AST]:
+    """Functions and the blocks inside them: what is defined there is private to it."""
+    tree = ast.parse(path.read_text())
+    return [node for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer)]
+
+
+def test_the_readmes_tree_is_the_folder() -> None:
+    """Every line `name  what it is` of the tree names a file or folder, and none is missing."""
+    block = re.search(r"```tree\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    told, folder = set(), ""
+    for line in block[1].splitlines():
+        indent = len(line) - len(line.lstrip())
+        names = [word for word in line.split("  ")[0 if not indent else indent // 2].split() if word]
+        if indent == 0:
+            folder = ""
+        for name in names:
+            if name.endswith("/") and indent <= 2:
+                folder = name if indent else ""
+            told.add(name if name.endswith("/") or indent <= 2 else folder + name)
+    real = {str(path.relative_to(PACKAGE)) for path in MODULES if path.name != "__init__.py"}
+    real |= {f"{path.parent.name}/" for path in MODULES if path.parent != PACKAGE} | {"__init__.py"}
+    assert real == {name for name in told if name != "monosemy/"}
+
+
+def test_importing_is_light() -> None:
+    """No heavy package is imported by `import monosemy` and its public training and metric names."""
+    program = (
+        "import sys, time; began = time.perf_counter(); import torch; torch_s = time.perf_counter() - began;"
+        "import monosemy as ms; [getattr(ms, name) for name in ms.__all__];"
+        f"print(sorted({HEAVY!r} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_exist() -> None:
+    for name in monosemy.__all__:
+        assert getattr(monosemy, name).__doc__
+    assert sorted(monosemy.__all__) == sorted(monosemy._HOME)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = monosemy.nothing
+
+
+def test_no_pickle() -> None:
+    for path in MODULES:
+        text = path.read_text()
+        assert "pickle" not in {name.split(".")[0] for name in imports(path)}
+        assert "torch.save(" not in text
+        assert "torch.load(" not in text
