@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from monosemy.artifact import versions
+from monosemy.runtime import versions
 
 RECORDS = Path(__file__).parent / "records"
 

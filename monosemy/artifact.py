@@ -17,28 +17,23 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from monosemy.runtime import Progress, UsageError, write_whole
+from monosemy.files import checksums, sync, sync_tree, verify, write_whole
+from monosemy.runtime import UsageError, versions
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 DRAFT = "draft.json"
 LOCK = "lock"
-VERSIONS_OF = ("monosemy", "torch", "numpy", "transformers", "tokenizers", "safetensors")
 
 Config = Mapping[str, Any]
 
@@ -132,14 +127,14 @@ def make(
             "info": _plain(info),
             "versions": versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "files": _checksums(draft.path),
+            "files": checksums(draft.path, _file_names(draft.path)),
         }
         (draft.path / DRAFT).unlink()
         (draft.path / LOCK).unlink()
         write_whole(draft.path / MANIFEST, json.dumps(manifest, indent=1).encode())
-        _sync_tree(draft.path)
+        sync_tree(draft.path)
         draft.path.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     return Artifact(path, json.loads((path / MANIFEST).read_text()))
 
 
@@ -156,7 +151,7 @@ def load(path: str | Path, kind: str | None = None) -> Artifact:
     manifest = _read_manifest(path)
     if kind is not None and manifest["kind"] != kind:
         raise UsageError(f"{path}: holds {manifest['kind']}, where {kind} are needed; name the {kind} folder")
-    _verify(path, manifest["files"])
+    verify(path, manifest["files"])
     return Artifact(path, manifest)
 
 
@@ -179,67 +174,6 @@ def load_parent(artifact: Artifact, name: str, override: str | Path | None = Non
             f"(content {found.id[:12]}, expected {parent.id[:12]}); say where those are with --{name}"
         )
     return found
-
-
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], note: tuple[str, str] | None = None) -> None:
-    """Write named tensors to a safetensors file that appears whole or not at all. Raises OSError if it cannot.
-
-    `note` is an entry of the file's metadata. There can be one only: safetensors writes several in random order, and
-    equal content must give equal bytes.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    partial = path.with_name(f".{path.name}.tmp")
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(ready, partial, metadata=None if note is None else dict([note]))
-        _sync(partial)
-        partial.replace(path)
-    except SafetensorError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path}: {error}") from error
-
-
-def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """Read a safetensors file. Raises UsageError naming the file if it is not one."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path, device=str(device)))
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"{path}: cannot be read as safetensors ({error}); it is damaged or of another format"
-        ) from error
-
-
-def map_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The file's tensors, memory-mapped: nothing is read before it is used."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safe_open is no mapping)
-
-
-def versions() -> dict[str, str]:
-    """The versions that bear on a result, for manifests and benchmark records."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS_OF:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ---------------------------------------------------------------------------------------------------------------
 
 
 def _digest(value: object) -> str:
@@ -329,63 +263,6 @@ def _draft_request(partial: Path) -> Any:
         return None
 
 
-def _files(path: Path) -> list[Path]:
-    skipped = {MANIFEST, DRAFT, LOCK}
-    return sorted(file for file in path.rglob("*") if file.is_file() and str(file.relative_to(path)) not in skipped)
-
-
-def _checksums(path: Path) -> dict[str, dict[str, Any]]:
-    files = _files(path)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(pool.map(file_digest, files))
-    return {
-        str(file.relative_to(path)): {"bytes": file.stat().st_size, "sha256": digest}
-        for file, digest in zip(files, digests, strict=True)
-    }
-
-
-# Files this process has already found whole: (path, size, time of change). A stage often opens what the one before
-# it in the same process has just opened.
-_verified: set[tuple[str, int, int]] = set()
-
-
-def _verify(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    waiting: list[tuple[Path, str, tuple[str, int, int]]] = []
-    for name, entry in files.items():
-        file = path / name
-        if not file.is_file():
-            raise UsageError(f"{file}: missing from its artifact; copy it back or make {path} again")
-        stat = file.stat()
-        if stat.st_size != entry["bytes"]:
-            raise UsageError(
-                f"{file}: has {stat.st_size} bytes, its manifest says {entry['bytes']}: cut short or altered; "
-                f"copy it back or make {path} again"
-            )
-        mark = (str(file.resolve()), stat.st_size, stat.st_mtime_ns)
-        if mark not in _verified:
-            waiting.append((file, entry["sha256"], mark))
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(f"check {path.name}", len(waiting), unit="files") as bar:
-        for (file, expected, mark), digest in zip(
-            waiting, pool.map(file_digest, [file for file, _, _ in waiting]), strict=True
-        ):
-            if digest != expected:
-                raise UsageError(
-                    f"{file}: its checksum is not the one in its manifest: altered; copy it back or make {path} again"
-                )
-            _verified.add(mark)
-            bar.advance()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_tree(path: Path) -> None:
-    for file in _files(path):
-        _sync(file)
-    for folder in [path, *(entry for entry in path.rglob("*") if entry.is_dir())]:
-        _sync(folder)
+def _file_names(path: Path) -> list[str]:
+    names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    return sorted(name for name in names if name not in (MANIFEST, DRAFT, LOCK))

@@ -7,8 +7,9 @@ precision) is restored on leaving the context that changed it.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
-import os
+import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,8 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T")
+
+VERSIONS_OF = ("monosemy", "torch", "numpy", "transformers", "tokenizers", "safetensors")
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -184,18 +187,19 @@ def _whole_lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` so that a reader sees the old file or the new one, never half (temporary name, sync, rename)."""
-    partial = path.with_name(f".{path.name}.tmp")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of `size` items, the last one perhaps shorter (itertools.batched needs Python 3.12)."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+def versions() -> dict[str, str]:
+    """The versions that bear on a result, for manifests and benchmark records."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

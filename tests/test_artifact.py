@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from monosemy import artifact
-from monosemy.artifact import Draft, load, load_parent, load_tensors, make, save_tensors
+from monosemy.artifact import Draft, load, load_parent, make
+from monosemy.files import load_tensors, save_tensors
 from monosemy.runtime import UsageError
 
 

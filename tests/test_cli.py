@@ -13,9 +13,10 @@ import torch
 from conftest import shared
 
 from monosemy import cli
-from monosemy.artifact import Artifact, load, load_tensors
+from monosemy.artifact import Artifact, load
 from monosemy.data.activations import ActivationStore
 from monosemy.dictionaries.store import DictionaryStore
+from monosemy.files import load_tensors
 
 FIELDS = {
     "member", "variant", "width", "l1", "k", "seed", "l0", "fvu", "explained_variance", "dead", "alive", "ce_original",
@@ -221,7 +222,7 @@ def full_disk(tmp_path: Path) -> Path:
     if not mounted or mounted.returncode:
         pytest.skip("needs the right to mount a small file system")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # mapped files may still be open
 
 
 def test_a_full_disk_is_said_in_one_line_and_finished_work_is_kept(

@@ -17,11 +17,11 @@ from monosemy.analysis import examples, scan
 from monosemy.analysis.examples import Best, Keys, SampledExamples, SilentExamples, into_groups
 from monosemy.analysis.firings import N_BINS, Block, FiringCounts, Window, bin_edges, bins_of
 from monosemy.analysis.index import FeatureIndex, FeatureSettings, features
-from monosemy.artifact import load_tensors
 from monosemy.data.tokens import TokenStore, tokenize
 from monosemy.dictionaries.baselines import LinearDictionary
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.relu import ReluDictionary
+from monosemy.files import load_tensors
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError, generator_for, seed_for
 

@@ -16,8 +16,8 @@ from monosemy.analysis import logits
 from monosemy.analysis.index import FeatureIndex, features
 from monosemy.analysis.logits import extreme_tokens
 from monosemy.analysis.texts import TokenTexts
-from monosemy.artifact import load_tensors
 from monosemy.data.tokenizer import train_bpe
+from monosemy.files import load_tensors
 from monosemy.metrics.recovery import mcs
 from monosemy.models.language_model import LanguageModel
 

@@ -16,7 +16,8 @@ import torch
 from tokenizers import Tokenizer
 
 from monosemy.analysis.texts import TokenTexts
-from monosemy.artifact import Artifact, load, map_tensors
+from monosemy.artifact import Artifact, load
+from monosemy.files import map_tensors
 from monosemy.runtime import UsageError
 
 GROUPS = ("top", "quantile", "random")

@@ -27,9 +27,10 @@ from monosemy.analysis.feature import Example, Feature, FeatureIndex
 from monosemy.analysis.firings import FiringCounts, Window
 from monosemy.analysis.logits import extreme_tokens
 from monosemy.analysis.scan import rows_within, scan
-from monosemy.artifact import Draft, make, save_tensors
+from monosemy.artifact import Draft, make
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.store import DictionaryStore
+from monosemy.files import save_tensors
 from monosemy.metrics.recovery import mcs
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError

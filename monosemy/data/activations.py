@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from monosemy.artifact import Artifact, Draft, load, load_tensors, map_tensors, save_tensors
+from monosemy.artifact import Artifact, Draft, load
 from monosemy.data.rows import RowStatistics, checked, shuffled_rows
+from monosemy.files import load_tensors, map_tensors, save_tensors
 from monosemy.runtime import UsageError
 
 SHARD_BYTES = 64 * 2**20

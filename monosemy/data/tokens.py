@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from monosemy.artifact import Artifact, Draft, load, make, map_tensors, save_tensors
+from monosemy.artifact import Artifact, Draft, load, make
 from monosemy.data.corpus import Corpus, Document, open_corpus
 from monosemy.data.tokenizer import Edge, Edges, edges_of, fingerprint, open_tokenizer, train_bpe
+from monosemy.files import map_tensors, save_tensors
 from monosemy.runtime import Progress, UsageError, in_batches, seed_for
 
 ENCODE_BATCH = 64
@@ -193,10 +194,15 @@ def _tokenizer_for(corpus: Corpus, name: str) -> tuple[Tokenizer, Path | None]:
     size = name.removeprefix("bpe:")
     if not size.isdigit():
         raise UsageError(f"tokenizer (={name!r}): the size must be a whole number, as in bpe:4096")
-    with Progress("tokenizer", total=1, unit="corpora") as bar:
-        tokenizer = train_bpe((document.text for document in corpus.read()), int(size))
-        bar.advance()
-    return tokenizer, None
+    return train_bpe(_counted(corpus), int(size)), None
+
+
+def _counted(corpus: Corpus) -> Iterator[str]:
+    """The texts, with a bar that moves as they are read (merging pairs, after that, is the shorter part)."""
+    with Progress("tokenizer", total=sum(1 for _ in corpus.read()), unit="documents") as bar:
+        for document in corpus.read():
+            yield document.text
+            bar.advance()
 
 
 def _encode_all(

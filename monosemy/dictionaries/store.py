@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from monosemy.artifact import Artifact, load, load_tensors, map_tensors, save_tensors
+from monosemy.artifact import Artifact, load
 from monosemy.dictionaries.baselines import LinearDictionary
 from monosemy.dictionaries.dictionary import Dictionary, Variant
 from monosemy.dictionaries.relu import Relu, ReluDictionary, Tied
 from monosemy.dictionaries.topk import TopK, TopKDictionary
+from monosemy.files import load_tensors, map_tensors, save_tensors
 from monosemy.runtime import UsageError
 
 VARIANTS: dict[str, Variant] = {"relu": Relu(), "tied": Tied(), "topk": TopK()}

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from monosemy.artifact import save_tensors
+from monosemy.files import save_tensors
 from monosemy.runtime import UsageError
 
 INIT_STD = 0.02

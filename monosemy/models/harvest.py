@@ -21,8 +21,9 @@ import torch
 from monosemy.artifact import Draft, make
 from monosemy.data.activations import ActivationStore, ActivationWriter
 from monosemy.data.tokens import TokenBatch, TokenStore
+from monosemy.files import write_whole
 from monosemy.models.language_model import LanguageModel
-from monosemy.runtime import DTYPES, Progress, UsageError, full_rate_products, in_batches, pick_dtype, write_whole
+from monosemy.runtime import DTYPES, Progress, UsageError, full_rate_products, in_batches, pick_dtype
 
 # Tokens a batch: on a CPU what stays in the cache, on a GPU what fills it.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}

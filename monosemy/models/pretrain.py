@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from monosemy.artifact import Artifact, Draft, load_tensors, make, save_tensors
+from monosemy.artifact import Artifact, Draft, make
 from monosemy.data.rows import shuffled_rows
 from monosemy.data.tokens import TokenStore
+from monosemy.files import load_tensors, save_tensors
 from monosemy.models.gpt import Gpt, GptShape, save_as_gpt2
 from monosemy.runtime import MetricLog, Progress, UsageError, full_rate_products, pick_device
 

@@ -19,11 +19,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from monosemy.artifact import Artifact
+from monosemy.files import write_whole
 from monosemy.report import plots
 from monosemy.report.figure import dark_style, svg
 from monosemy.report.payload import MOST_FEATURES, payload, safe_json
 from monosemy.report.run import Row, Run, open_run
-from monosemy.runtime import UsageError, write_whole
+from monosemy.runtime import UsageError
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("feature.js", "report.js")
@@ -52,7 +53,10 @@ FIELDS = {
     "ce_recovered": ("CE recovered", "(CE zero − CE rec.) / (CE zero − CE): 1 is no loss"),
     "kl": ("KL", "KL divergence from the model's predictions to the reconstruction's, nats per token"),
     "perplexity_ratio": ("ppl ratio", "perplexity with the reconstruction over perplexity without"),
-    "shrinkage": ("shrinkage", "norm of the reconstruction over norm of the activation, mean"),
+    "shrinkage": ("shrinkage", "E‖x̂‖² over E⟨x, x̂⟩: below 1 where codes undershoot"),
+    "norm_ratio": ("norm ratio", "norm of the reconstruction over norm of the activation, mean"),
+    "l1_norm": ("‖c‖₁", "sum of a row's codes, mean"),
+    "detection_limit": ("limit", "1 / held-out rows: densities below it cannot be told from 0"),
     "mmcs_with_larger": ("MMCS larger", "mean largest cosine with the features of the larger dictionaries of equal L1"),
     "mmcs_other_seed": ("MMCS seed", "mean largest cosine with the features of the same dictionary from another seed"),
 }

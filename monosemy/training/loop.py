@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from monosemy.artifact import load_tensors, save_tensors
 from monosemy.data.rows import RowSource
+from monosemy.files import load_tensors, save_tensors
 from monosemy.runtime import MetricLog, Progress, UsageError, full_rate_products
 from monosemy.training.ensemble import Ensemble
 from monosemy.training.settings import TrainSettings, schedule
