@@ -1,6 +1,6 @@
 """Tokens a second from a Pythia-70M-shaped model (random weights): a full forward, our harvest, SAELens' store.
 
-    python benchmarks/harvest.py [--site layers.2.mlp_act] [--tokens 32768] [--rounds 5] [--clock cpu]
+    python benchmarks/harvest.py [--site layers.2.mlp_act] [--tokens 65536] [--rounds 3] [--clock cpu]
 
 Every arm runs once a round, in turn, in one process, so that a machine whose speed drifts does so for all of them.
 Ours includes all that a harvest does: statistics, checksums, files synced to disk. Of SAELens' store only the batches
@@ -134,8 +134,8 @@ def main() -> None:
     """Run the benchmark, print the table, write the record."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--site", default="layers.2.mlp_act")
-    options.add_argument("--tokens", type=int, default=32768, help="tokens an arm and round (the full forward: 1/8)")
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--tokens", type=int, default=65536, help="tokens an arm and round (the full forward: 1/8)")
+    options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     chosen = options.parse_args()
     clock = time.perf_counter if chosen.clock == "wall" else time.process_time

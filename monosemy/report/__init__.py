@@ -1,0 +1,1 @@
+"""A run shown: tables, figures, one page that works offline."""
