@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from monosemy.data.rows import ArrayRows, IteratorRows, Permutation, shuffled_rows, statistics_of
+from monosemy.data import rows as rows_module
+from monosemy.data.rows import ArrayRows, IteratorRows, Permutation, rows_of, shuffled_rows, statistics_of
 from monosemy.runtime import UsageError
 
 
@@ -76,17 +77,31 @@ def test_arrays_of_other_shapes_are_refused() -> None:
 
 def test_an_iterator_is_rebatched_in_its_order() -> None:
     x = torch.arange(60.0).view(20, 3)
-    rows = IteratorRows(iter(torch.split(x, 7)))
+    rows = IteratorRows(iter(torch.split(x, 7)), head_bytes=100)
+    assert not rows.ended
     assert rows.d_in == 3
     assert torch.equal(torch.cat(list(rows.batches(4, seed=0))), x)
 
 
 def test_an_iterator_of_mixed_widths_is_refused() -> None:
-    many = IteratorRows(torch.zeros(5000, width) for width in (3, 3, 4))
-    stream = many.batches(5000, seed=0)
+    widths = (torch.zeros(5000, width) for width in (3, 3, 4))
+    stream = IteratorRows(widths, head_bytes=60_000).batches(5000, seed=0)
     next(stream)
     next(stream)
     with pytest.raises(UsageError, match=r"4\] after rows of width 3"):
         next(stream)
     with pytest.raises(UsageError, match="no rows"):
-        IteratorRows(iter(()))
+        IteratorRows(iter(()), 100)
+    with pytest.raises(UsageError, match="after rows of width 3"):
+        rows_of(torch.zeros(5, width) for width in (3, 4))
+
+
+def test_a_short_iterator_is_gathered_and_a_long_one_is_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(60.0).view(20, 3)
+    gathered = rows_of(torch.split(x, 7))
+    assert gathered.n_rows == 20
+    assert sorted(next(gathered.batches(20, seed=0))[:, 0].tolist()) == x[:, 0].tolist()
+    monkeypatch.setattr(rows_module, "GATHER_BYTES", 100)
+    stream = rows_of(torch.split(x, 7))
+    assert stream.n_rows is None
+    assert torch.equal(next(stream.batches(20, seed=0)), x)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from monosemy.artifact import Artifact, Draft, make
+from monosemy.data import rows as rows_module
 from monosemy.data.activations import ActivationStore, ActivationWriter
 from monosemy.dictionaries.store import DictionaryStore, load_dictionary, save_dictionary
 from monosemy.metrics.fidelity import fidelity
@@ -249,11 +250,12 @@ def test_bad_requests_are_explained(options: dict[str, Any], words: str) -> None
         fit(world(1000)[1], batch=100, steps=60, **options)
 
 
-def test_nan_in_the_rows_stops_training() -> None:
+def test_nan_in_the_rows_stops_training(monkeypatch: pytest.MonkeyPatch) -> None:
     x = world(1000)[1]
     x[500, 3] = float("nan")
     with pytest.raises(UsageError, match="NaN or Inf"):
         fit(x, width=8, batch=100)
+    monkeypatch.setattr(rows_module, "GATHER_BYTES", 100)
     with pytest.raises(UsageError, match="ended after 10 of 60 steps"):
         fit(iter([world(1000)[1]]), width=8, batch=100, steps=60)
 

@@ -20,6 +20,7 @@ import torch
 from monosemy.runtime import UsageError, seed_for
 
 ROUNDS = 4
+GATHER_BYTES = 2**30  # of an iterator's rows that are kept in memory to be shuffled
 
 
 @dataclass(frozen=True)
@@ -129,49 +130,59 @@ class ArrayRows:
 class IteratorRows:
     """Rows from an iterator of pieces `[any, D]`, taken in their order. It cannot be read twice, so never resumed."""
 
-    PEEK = 8192  # rows that the statistics are taken from
-
-    def __init__(self, pieces: Iterable[np.ndarray | torch.Tensor]) -> None:
+    def __init__(self, pieces: Iterable[np.ndarray | torch.Tensor], head_bytes: int) -> None:
         self._pieces = (torch.as_tensor(piece).float() for piece in pieces)
-        self._head = list(self._peek())
-        if not self._head:
-            raise UsageError("`x` gave no rows; an iterator must give arrays of shape [rows, d_in]")
-        self.d_in = self._head[0].shape[1]
-        self.n_rows: int | None = None
-
-    def _peek(self) -> Iterator[torch.Tensor]:
-        seen = 0
+        self.head: list[torch.Tensor] = []  # what was read ahead
+        self.ended = True
+        left = head_bytes
         for piece in self._pieces:
             if piece.ndim != 2:
                 raise UsageError(f"`x` gave a piece of shape {list(piece.shape)}; pieces must be [rows, d_in]")
-            yield piece
-            seen += len(piece)
-            if seen >= self.PEEK:
-                return
+            self._check_width(piece)
+            self.head.append(piece)
+            left -= piece.nbytes
+            if left <= 0:
+                self.ended = False
+                break
+        if not self.head:
+            raise UsageError("`x` gave no rows; an iterator must give arrays of shape [rows, d_in]")
+        self.d_in = self.head[0].shape[1]
+        self.n_rows: int | None = None
+
+    def _check_width(self, piece: torch.Tensor) -> None:
+        if self.head and piece.shape[1:] != self.head[0].shape[1:]:
+            width = self.head[0].shape[1]
+            raise UsageError(f"`x` gave a piece of shape {list(piece.shape)} after rows of width {width}")
 
     def statistics(self) -> RowStatistics:
         """Mean and norms of the first rows."""
-        return statistics_of(self._head)
+        return statistics_of(self.head)
 
     def batches(self, batch: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
         """Batches in the order of the iterator, until it ends; `seed` changes nothing."""
         del seed
         if start:
             raise UsageError("rows from an iterator cannot be read again: store them first, or start over")
-        waiting = list(self._head)
+        waiting, self.head = self.head, []  # not kept: a stream may be long
         have = sum(map(len, waiting))
         while True:
             while have < batch:
                 piece = next(self._pieces, None)
                 if piece is None:
                     return
-                if piece.ndim != 2 or piece.shape[1] != self.d_in:
+                if piece.shape[1:] != (self.d_in,):
                     raise UsageError(f"`x` gave a piece of shape {list(piece.shape)} after rows of width {self.d_in}")
                 waiting.append(piece)
                 have += len(piece)
             joined_XD = torch.cat(waiting)
             yield checked(joined_XD[:batch])
             waiting, have = [joined_XD[batch:]], have - batch
+
+
+def rows_of(pieces: Iterable[np.ndarray | torch.Tensor]) -> RowSource:
+    """Rows of an iterator: one that ends within GATHER_BYTES is gathered and shuffled, a longer one is a stream."""
+    stream = IteratorRows(pieces, GATHER_BYTES)
+    return ArrayRows(torch.cat(stream.head)) if stream.ended else stream
 
 
 def checked(x_BD: torch.Tensor) -> torch.Tensor:

@@ -114,6 +114,7 @@ def _forward_backward(
 
 
 def unscaled(params: Params, scale: float) -> Params:
+    """The same function for raw rows, from parameters for `scale` times them."""
     return {name: tensor / scale if name.startswith("b_") else tensor for name, tensor in params.items()}
 
 

@@ -1,6 +1,7 @@
 """One picture of a finished run, for a README or a talk: fidelity against sparsity, densities, and what one feature is.
 
 The examples are set in a monospaced font, so that where a token lies follows from the characters before it.
+README's picture is that of the demo: `overview("runs/demo", 382).savefig(path, dpi=130, bbox_inches="tight")`.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def draw_examples(axes: Axes, feature: Feature) -> None:
             axes.add_patch(Rectangle(*place, facecolor=HEAT, alpha=0.9 * share, linewidth=0))
             if is_peak:
                 axes.add_patch(Rectangle(*place, facecolor="none", edgecolor=INK, linewidth=0.9))
-        axes.text(9, line + 0.5, text, **style)
+            # Token by token: hinting rounds each character's advance, which would add up along a line.
+            axes.text(9 + start, line + 0.5, text[start : start + length], **style)
 
 
 def laid_out(example: Example, columns: int) -> tuple[str, list[tuple[int, int, float, bool]]]:

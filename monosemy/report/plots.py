@@ -58,7 +58,7 @@ def draw_front(axes: Axes, rows: Sequence[Row], field: str, label: str, chosen: 
         if row["member"] == chosen:
             axes.plot(row["l0"], row[field], "o", color=INK, markerfacecolor="none", markersize=12, label="chosen")
     _log_axis(axes)
-    axes.set_xlabel("L0 (features active per row)")
+    axes.set_xlabel("L0 (features active per row, log scale)")
     axes.set_ylabel(label)
     axes.grid(True)
     axes.figure.legend(loc="outside lower center", ncols=4, columnspacing=1.2, handletextpad=0.5)

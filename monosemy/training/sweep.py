@@ -12,7 +12,7 @@ import torch
 
 from monosemy.artifact import Draft, make
 from monosemy.data.activations import ActivationStore
-from monosemy.data.rows import ArrayRows, IteratorRows, RowSource
+from monosemy.data.rows import ArrayRows, RowSource, rows_of
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import DictionaryStore, member_file, save_dictionary
 from monosemy.runtime import UsageError, pick_device
@@ -60,6 +60,9 @@ def fit(
     **options: Any,
 ) -> Dictionary:
     """One dictionary for rows that are just there: an array, tensor, memory map or iterator of pieces `[rows, d_in]`.
+
+    An iterator of up to 1 GiB is gathered and read in shuffled order, as often as `steps` asks; a longer one once, in
+    its own order.
 
     `options` are fields of TrainSettings. Raises UsageError if they make a grid (use `fit_grid`), or rows are not
     finite.
@@ -114,4 +117,4 @@ def _rows(x: Any) -> RowSource:
     if hasattr(x, "batches") and hasattr(x, "statistics"):
         rows: RowSource = x
         return rows
-    return IteratorRows(x)
+    return rows_of(x)
