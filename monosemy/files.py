@@ -77,8 +77,11 @@ def file_digest(path: Path) -> str:
 def checksums(path: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of files under `path`, by their name there."""
     files = [path / name for name in names]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(pool.map(file_digest, files))
+    digests = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("checksums", len(files), unit="files") as bar:
+        for digest in pool.map(file_digest, files):
+            digests.append(digest)
+            bar.advance()
     return {
         name: {"bytes": file.stat().st_size, "sha256": digest}
         for name, file, digest in zip(names, files, digests, strict=True)

@@ -99,12 +99,13 @@ class Progress:
     """A bar with the time left: `with Progress("harvest", total=rows) as bar: bar.advance(64)`.
 
     On a terminal a live bar; elsewhere one plain line at most every ten seconds, so that logs stay readable.
-    Work that ends within two seconds shows nothing. `start` is what an earlier run had already done.
+    Work that ends within two seconds shows nothing. `start` is what an earlier run had already done. With `total` None
+    the end is not known, and only what is done is shown.
     """
 
     QUIET_S, LINE_EVERY_S = 2.0, 10.0
 
-    def __init__(self, label: str, total: float, start: float = 0, unit: str = "") -> None:
+    def __init__(self, label: str, total: float | None, start: float = 0, unit: str = "") -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = self.start = start
         self.note = ""
@@ -129,9 +130,11 @@ class Progress:
 
     def _line(self, now: float) -> str:
         rate = (self.done - self.start) / max(now - self.began, 1e-9)
+        speed = f"{rate:,.0f} {self.unit or 'steps'}/s"
+        if self.total is None:
+            return f"{self.label} {self.done:,.0f}  {speed}  {self.note}".rstrip()
         left = (self.total - self.done) / rate if rate > 0 else float("inf")
         share = 100 * self.done / max(self.total, 1e-9)
-        speed = f"{rate:,.0f} {self.unit or 'steps'}/s"
         return f"{self.label} {share:3.0f} %  {speed}  {left:.0f} s left  {self.note}".rstrip()
 
     def _draw(self) -> None:

@@ -12,31 +12,35 @@ import io
 import json
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from monosemy.runtime import UsageError
+from monosemy.runtime import Progress, UsageError
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
+BLOCK_BYTES = 2**24
 NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "__pycache__"}
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text and where it came from."""
+    """One text, where it came from, and how far into the source it ends (in the units of `Corpus.size`)."""
 
     name: str
     text: str
+    read: int
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that can be read again and again. `fingerprint` changes when the text does."""
+    """Documents that can be read again and again. `fingerprint` changes when the text does; `size` is in bytes on disk
+    (rows of a data set, where they are counted), for progress."""
 
     source: str
     read: Callable[[], Iterator[Document]]
     fingerprint: str
+    size: int | None
     skipped: list[str] = field(default_factory=list)  # files in a folder that are not text
 
 
@@ -59,20 +63,13 @@ def open_corpus(source: str, text_field: str = "text") -> Corpus:
         raise UsageError(
             f"source (={source!r}): no such file or folder; name a path, `stdlib`, or hf:NAME for a Hub data set"
         )
-    return Corpus(source, lambda: _file_documents(path, path.name, text_field), _fingerprint([path], path.parent))
+    return _of_files(source, [path], path.parent, text_field)
 
 
 def _stdlib() -> Corpus:
     root = Path(sysconfig.get_path("stdlib"))
     files = [file for file in sorted(root.rglob("*.py")) if not NOT_LIBRARY & set(file.relative_to(root).parts)]
-
-    def read() -> Iterator[Document]:
-        for file in files:
-            text = file.read_text(encoding="utf-8", errors="strict")
-            if text.strip():
-                yield Document(str(file.relative_to(root)), text)
-
-    return Corpus("stdlib", read, _fingerprint(files, root))
+    return _of_files("stdlib", files, root, "text")
 
 
 def _folder(source: str, root: Path, text_field: str) -> Corpus:
@@ -86,12 +83,20 @@ def _folder(source: str, root: Path, text_field: str) -> Corpus:
             (files if _is_json_lines(file) or _is_text(file) else skipped).append(file)
     if not files:
         raise UsageError(f"source (={source!r}): the folder holds no text files; name one with .txt or .jsonl files")
+    corpus = _of_files(source, files, root, text_field)
+    return replace(corpus, skipped=[str(file.relative_to(root)) for file in skipped])
 
+
+def _of_files(source: str, files: list[Path], root: Path, text_field: str) -> Corpus:
     def read() -> Iterator[Document]:
+        before = 0
         for file in files:
-            yield from _file_documents(file, str(file.relative_to(root)), text_field)
+            for document in _file_documents(file, str(file.relative_to(root)), text_field):
+                yield replace(document, read=before + document.read)
+            before += file.stat().st_size
 
-    return Corpus(source, read, _fingerprint(files, root), [str(file.relative_to(root)) for file in skipped])
+    size = sum(file.stat().st_size for file in files)
+    return Corpus(source, read, _fingerprint(files, root), size)
 
 
 def _hub_dataset(source: str, text_field: str) -> Corpus:
@@ -110,7 +115,7 @@ def _hub_dataset(source: str, text_field: str) -> Corpus:
 
     def read() -> Iterator[Document]:
         for number, row in enumerate(rows):
-            yield Document(f"{name}:{number}", _text_of(row, text_field, f"{source}, row {number}"))
+            yield Document(f"{name}:{number}", _text_of(row, text_field, f"{source}, row {number}"), number + 1)
 
     local = Path(name)
     content = (
@@ -118,38 +123,44 @@ def _hub_dataset(source: str, text_field: str) -> Corpus:
         if local.is_dir()
         else str(rows.info.version)
     )
-    return Corpus(source, read, f"hf:{name}:{split or 'train'}:{content}")
+    counted = (rows.info.splits or {}).get(split or "train")
+    size = getattr(counted, "num_examples", None) or None
+    return Corpus(source, read, f"hf:{name}:{split or 'train'}:{content}", size)
 
 
 def _file_documents(file: Path, name: str, text_field: str) -> Iterator[Document]:
+    """The documents of one file; `read` counts its bytes on disk."""
     if not _is_json_lines(file):
         text = _decoded(file.read_bytes(), file)
         if text.strip():
-            yield Document(name, text)
+            yield Document(name, text, file.stat().st_size)
         return
-    with _opened(file) as stream:
-        for number, raw in enumerate(stream, start=1):
+    with file.open("rb") as raw, _unpacked(file, raw) as stream:
+        for number, line in enumerate(stream, start=1):
             place = f"{file}, line {number}"
-            line = _decoded(raw, place)
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{place}: not JSON ({error}); every line must be one JSON object") from error
-            text = _text_of(row, text_field, place)
+            text = _line_text(_decoded(line, place), text_field, place)
             if text.strip():
-                yield Document(f"{name}:{number}", text)
+                yield Document(f"{name}:{number}", text, raw.tell())
 
 
-def _opened(file: Path) -> IO[bytes]:
+def _unpacked(file: Path, raw: IO[bytes]) -> IO[bytes]:
     if file.suffix == ".gz":
-        return io.BufferedReader(gzip.GzipFile(file))
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw))
     if file.suffix == ".zst":
         import zstandard
 
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb"), closefd=True))
-    return file.open("rb")
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, closefd=False))
+    return raw
+
+
+def _line_text(line: str, text_field: str, place: str) -> str:
+    if not line.strip():
+        return ""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{place}: not JSON ({error}); every line must be one JSON object") from error
+    return _text_of(row, text_field, place)
 
 
 def _text_of(row: object, text_field: str, place: str) -> str:
@@ -184,11 +195,15 @@ def _is_text(file: Path) -> bool:
 
 
 def _fingerprint(files: list[Path], root: Path) -> str:
+    """A hash of the files' names and bytes."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    with Progress("read source", sum(file.stat().st_size for file in files), unit="bytes") as bar:
+        for file in files:
+            digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(BLOCK_BYTES):
+                    digest.update(block)
+                    bar.advance(len(block))
     return digest.hexdigest()
 
 

@@ -194,31 +194,29 @@ def _tokenizer_for(corpus: Corpus, name: str) -> tuple[Tokenizer, Path | None]:
     size = name.removeprefix("bpe:")
     if not size.isdigit():
         raise UsageError(f"tokenizer (={name!r}): the size must be a whole number, as in bpe:4096")
-    return train_bpe(_counted(corpus), int(size)), None
+    # Merging pairs, after the texts are read, is the shorter part.
+    return train_bpe((document.text for document in _watched(corpus, "tokenizer")), int(size)), None
 
 
-def _counted(corpus: Corpus) -> Iterator[str]:
-    """The texts, with a bar that moves as they are read (merging pairs, after that, is the shorter part)."""
-    with Progress("tokenizer", total=sum(1 for _ in corpus.read()), unit="documents") as bar:
+def _watched(corpus: Corpus, label: str) -> Iterator[Document]:
+    """The documents, with a bar that moves as they are read."""
+    with Progress(label, total=corpus.size, unit="bytes") as bar:
         for document in corpus.read():
-            yield document.text
-            bar.advance()
+            yield document
+            bar.advance(document.read - bar.done)
 
 
 def _encode_all(
     corpus: Corpus, tokenizer: Tokenizer, edges: Edges, settings: TokenSettings
 ) -> tuple[list[np.ndarray], list[str]]:
     """Every document's ids (int32), with its edge tokens, and its name."""
-    total = sum(1 for _ in corpus.read())
-    if total == 0:
-        raise UsageError(f"source (={corpus.source!r}): holds no text; every document is empty")
     encoded: list[np.ndarray] = []
     names: list[str] = []
-    with Progress("tokenize", total=total, unit="documents") as bar:
-        for documents in in_batches(corpus.read(), ENCODE_BATCH):
-            encoded += _encode(documents, tokenizer, edges, settings)
-            names += [document.name for document in documents]
-            bar.advance(len(documents))
+    for documents in in_batches(_watched(corpus, "tokenize"), ENCODE_BATCH):
+        encoded += _encode(documents, tokenizer, edges, settings)
+        names += [document.name for document in documents]
+    if not encoded:
+        raise UsageError(f"source (={corpus.source!r}): holds no text; every document is empty")
     return encoded, names
 
 
