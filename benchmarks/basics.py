@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from record import table, write_record
 
-from monosemy.artifact import Draft, make
+from monosemy.artifact import make
 from monosemy.data.activations import ActivationStore, ActivationWriter
+from monosemy.draft import Draft
 
 IMPORTS = {
     "python -c pass": "pass",

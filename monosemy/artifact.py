@@ -15,25 +15,20 @@ Tensors are `safetensors`, rows are SQLite, everything else is JSON or text; not
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from monosemy.draft import MANIFEST, Draft, file_names, locked_draft, partial_hint, tidy
 from monosemy.files import checksums, sync, sync_tree, verify, write_whole
 from monosemy.runtime import UsageError, versions
 
 FORMAT = 1
-MANIFEST = "manifest.json"
-DRAFT = "draft.json"
-LOCK = "lock"
 
 Config = Mapping[str, Any]
 
@@ -83,20 +78,8 @@ class Artifact:
     def parent(self, name: str) -> Parent:
         """The parent called `name`, its path as it is seen from here."""
         entry = self.manifest["parents"][name]
-        return Parent(entry["kind"], entry["id"], os.path.normpath(self.path.resolve() / entry["path"]))
-
-
-class Draft:
-    """The half-written directory that `make` hands to a writer; what an earlier, killed run left is still in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def file(self, name: str) -> Path:
-        """A path inside; folders on the way are made."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
+        here = os.path.normpath(self.path.resolve() / entry["path"])
+        return Parent(entry["kind"], entry["id"], here if Path(here).exists() else entry["path"])  # or a Hub name
 
 
 def make(
@@ -116,9 +99,10 @@ def make(
     if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
         return _reuse(path, kind, wanted)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked_draft(path, wanted) as draft:
+    with locked_draft(path, wanted) as draft:
+        if draft is None:  # another process finished it while this one came to the lock
+            return _reuse(path, kind, wanted)
         info = write(draft)
-        shutil.rmtree(draft.path / "scratch", ignore_errors=True)
         manifest = {
             "kind": kind,
             "format": FORMAT,
@@ -127,14 +111,13 @@ def make(
             "info": _plain(info),
             "versions": versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "files": checksums(draft.path, _file_names(draft.path)),
+            "files": checksums(draft.path, file_names(draft.path)),
         }
-        (draft.path / DRAFT).unlink()
-        (draft.path / LOCK).unlink()
         write_whole(draft.path / MANIFEST, json.dumps(manifest, indent=1).encode())
         sync_tree(draft.path)
-        draft.path.rename(path)
+        draft.path.rename(path)  # until here a kill leaves a draft that can be gone on from
         sync(path.parent)
+        tidy(path)
     return Artifact(path, json.loads((path / MANIFEST).read_text()))
 
 
@@ -145,7 +128,7 @@ def load(path: str | Path, kind: str | None = None) -> Artifact:
     """
     path = Path(path)
     if not path.exists():
-        raise UsageError(f"{path}: no such artifact; {_partial_hint(path)}")
+        raise UsageError(f"{path}: no such artifact; {partial_hint(path)}")
     if not (path / MANIFEST).is_file():
         raise UsageError(f"{path}: not a monosemy artifact (it has no {MANIFEST}); name the folder a stage wrote")
     manifest = _read_manifest(path)
@@ -164,7 +147,7 @@ def is_artifact(path: str | Path, kind: str) -> bool:
 def load_parent(artifact: Artifact, name: str, override: str | Path | None = None) -> Artifact:
     """Open a parent where the manifest says it was, or at `override`; refuse another one in its place."""
     parent = artifact.parent(name)
-    place = Path(override) if override is not None else Path(parent.path)
+    place = Path(override) if override is not None else artifact.path / parent.path  # absolute, where it exists
     if not place.exists():
         raise UsageError(f"{place}: the {name} that {artifact.path} was made from are gone; say where with --{name}")
     found = load(place, parent.kind)
@@ -199,6 +182,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
     except (ValueError, OSError) as error:
         raise UsageError(f"{path / MANIFEST}: damaged ({error}); make the artifact again") from error
+    if not isinstance(manifest, dict) or not manifest.keys() >= {"kind", "config", "parents", "info", "files"}:
+        raise UsageError(f"{path / MANIFEST}: not a manifest of this library; make the artifact again")
     if manifest.get("format") != FORMAT:
         raise UsageError(f"{path}: format {manifest.get('format')}, this version reads {FORMAT}; make it again")
     return manifest
@@ -214,6 +199,7 @@ def _reuse(path: Path, kind: str, wanted: Mapping[str, Any]) -> Artifact:
     if not (path.is_dir() and (path / MANIFEST).is_file()):
         raise UsageError(f"{path}: exists and is not a monosemy artifact; choose another place with --out")
     found = load(path, kind)
+    tidy(path)
     have = _request(kind, found.config, {name: found.parent(name) for name in found.manifest["parents"]})
     if have != wanted:
         raise UsageError(f"{path}: made before with {_difference(have, wanted)}; choose another --out, or delete it")
@@ -227,42 +213,3 @@ def _difference(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
             if old != new:
                 return f"other {name}" if part == "parents" else f"`{name}` = {old!r}, now {new!r}"
     return "other settings"
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
-def _partial_hint(path: Path) -> str:
-    if _partial(path).exists():
-        return "it is half-written: run the stage that makes it again and it goes on from there"
-    return "run the stage that makes it first"
-
-
-@contextmanager
-def _locked_draft(path: Path, wanted: Mapping[str, Any]) -> Iterator[Draft]:
-    partial = _partial(path)
-    partial.mkdir(exist_ok=True)
-    with (partial / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{path}: another process is writing it; wait for that one, or stop it") from error
-        if _draft_request(partial) != wanted:
-            for entry in partial.iterdir():
-                if entry.name != LOCK:
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            write_whole(partial / DRAFT, json.dumps(wanted).encode())
-        yield Draft(partial)
-
-
-def _draft_request(partial: Path) -> Any:
-    try:
-        return json.loads((partial / DRAFT).read_text())
-    except (ValueError, OSError):
-        return None
-
-
-def _file_names(path: Path) -> list[str]:
-    names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    return sorted(name for name in names if name not in (MANIFEST, DRAFT, LOCK))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,8 @@ def evaluate(
         tokens=tokens,
         settings=settings,
     )
+    if not scores.artifact.info["held_out"]:
+        print("monosemy: no rows were held out, so these scores are on rows that were trained on", file=sys.stderr)
     if json:
         _print_json_lines(scores.rows)
         return
@@ -211,6 +214,9 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (UsageError, OSError) as error:
         if debug:
             raise
@@ -225,6 +231,8 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and (error.errno == errno.ENOSPC or "No space left" in text):
         return f"the disk is full ({text}); free some space: {NOTHING_LOST}"
+    if isinstance(error, FileExistsError | NotADirectoryError | PermissionError | IsADirectoryError):
+        return f"{error.filename}: cannot be written to ({error.strerror}); choose another place with --out"
     return text
 
 
@@ -234,7 +242,7 @@ def _beside(path: Path, name: str, out: Path | None) -> Path:
 
 def _print_json_lines(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        print(json.dumps(row))
+        print(json.dumps(row, allow_nan=False))
 
 
 if __name__ == "__main__":

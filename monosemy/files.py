@@ -5,10 +5,13 @@ Tensors are `safetensors`; nothing is pickled. A file is written under a tempora
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,18 @@ def map_tensors(path: Path) -> dict[str, torch.Tensor]:
 
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safe_open is no mapping)
+
+
+@contextmanager
+def new_database(path: Path) -> Iterator[sqlite3.Connection]:
+    """A new SQLite file, committed and closed at the end. Raises OSError if it cannot be written."""
+    path.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            yield connection
+    except sqlite3.Error as error:
+        code = errno.ENOSPC if "full" in str(error) else errno.EIO
+        raise OSError(code, str(error), str(path)) from error
 
 
 def file_digest(path: Path) -> str:

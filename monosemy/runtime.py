@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -41,8 +42,10 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"`device` (={name!r}) is not a device that torch knows: use auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"`device` (={name!r}) needs a GPU, and torch sees none here: use cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"`device` (={name!r}) must be auto, cpu or cuda: nothing here is tested on others")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"`device` (={name!r}) needs a GPU, and torch sees {torch.cuda.device_count()}: use cpu")
     return device
 
 
@@ -51,6 +54,22 @@ def pick_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise UsageError(f"`dtype` (={name!r}) must be one of {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def settings_of(kind: type[T], options: Mapping[str, Any]) -> T:
+    """Settings of this dataclass from keywords. Raises UsageError for a name that it does not have."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(options.keys() - set(names))
+    if unknown:
+        raise UsageError(f"unknown settings {', '.join(unknown)}; there are {', '.join(names)}")
+    return kind(**options)
+
+
+def check_choices(settings: object, **choices: Iterable[str]) -> None:
+    """Raise UsageError for a field that is not one of the words it can be."""
+    for name, words in choices.items():
+        if getattr(settings, name) not in (allowed := tuple(words)):
+            raise UsageError(f"`{name}` (={getattr(settings, name)!r}) must be one of {', '.join(allowed)}")
 
 
 def seed_for(*parts: object) -> int:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from monosemy.artifact import Draft, Parent, make
+from monosemy.artifact import Parent, make
 from monosemy.data.tokens import TokenStore, tokenize
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.relu import ReluDictionary
 from monosemy.dictionaries.store import member_file, save_dictionary
+from monosemy.draft import Draft
 
 D_IN, VOCAB, SITE = 6, 258, "layers.0.mlp_act"
 
@@ -34,7 +35,7 @@ class TableModel:
     """x of a token: whole numbers that depend on it and on the one before it. It stands for a `LanguageModel`."""
 
     def __init__(self, linear_path: bool = True, d_in: int = D_IN, device: str = "cpu") -> None:
-        self.device = torch.device(device)
+        self.device, self.dtype = torch.device(device), torch.float32
         generator = torch.Generator().manual_seed(3)
         self.table_VD = torch.randint(-3, 4, (VOCAB, d_in), generator=generator).float().to(device)
         self.before_VD = torch.randint(-2, 3, (VOCAB, d_in), generator=generator).float().to(device)

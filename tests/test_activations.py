@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from monosemy.artifact import Draft, load, make
+from monosemy.artifact import load, make
 from monosemy.data import activations
 from monosemy.data.activations import ActivationStore, ActivationWriter
+from monosemy.draft import Draft
 from monosemy.runtime import UsageError
 
 D = 8

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from monosemy import artifact
-from monosemy.artifact import Draft, load, load_parent, make
+from monosemy.artifact import load, load_parent, make
+from monosemy.draft import MANIFEST, Draft
 from monosemy.files import load_tensors, save_tensors
 from monosemy.runtime import UsageError
 
@@ -141,7 +142,7 @@ def test_a_damaged_manifest_another_kind_or_format_are_refused(tmp_path: Path) -
     make(tmp_path / "a", "things", {}, {}, writing("hello"))
     with pytest.raises(UsageError, match="holds things, where tokens are needed"):
         load(tmp_path / "a", "tokens")
-    manifest = tmp_path / "a" / artifact.MANIFEST
+    manifest = tmp_path / "a" / MANIFEST
     text = manifest.read_text()
     manifest.write_text(json.dumps({**json.loads(text), "format": 99}))
     with pytest.raises(UsageError, match="format 99"):
@@ -182,3 +183,61 @@ def test_tensors_round_trip_and_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UsageError, match=r"t\.safetensors"):
         load_tensors(tmp_path / "t.safetensors")
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", ["checksums", "sync_tree", "write_whole"])
+def test_killed_while_it_is_being_finished_its_draft_is_still_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def write(draft: Draft) -> dict[str, Any]:
+        progress = draft.file("scratch/progress")
+        found = progress.exists()
+        progress.write_text("all of it")
+        draft.file("data.txt").write_text("data")
+        return {"went_on": found}
+
+    real = getattr(artifact, moment)
+
+    def dying(place: Path, *rest: Any) -> Any:
+        if moment != "write_whole" or place.name == MANIFEST:
+            raise _Killed
+        return real(place, *rest)
+
+    monkeypatch.setattr(artifact, moment, dying)
+    with pytest.raises(_Killed):
+        make(tmp_path / "a", "things", {}, {}, write)
+    assert not (tmp_path / "a").exists()
+    monkeypatch.setattr(artifact, moment, real)
+    made = make(tmp_path / "a", "things", {}, {}, write)
+    assert made.info == {"went_on": True}
+    assert sorted(entry.name for entry in made.path.iterdir()) == ["data.txt", "manifest.json"]
+
+
+def test_a_process_that_comes_to_the_lock_after_the_end_reuses_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real = artifact.locked_draft
+
+    def late(path: Path, wanted: Any) -> Any:
+        monkeypatch.setattr(artifact, "locked_draft", real)
+        make(path, "things", {"n": 1}, {}, writing("first", calls))  # another process, just before this one's lock
+        return real(path, wanted)
+
+    monkeypatch.setattr(artifact, "locked_draft", late)
+    made = make(tmp_path / "a", "things", {"n": 1}, {}, writing("second", calls))
+    assert calls == ["first"]
+    assert (made.path / "sub/data.txt").read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("text", ["[]", '"x"', '{"format": 1}', '{"format": 1, "kind": "things"}'])
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    make(tmp_path / "a", "things", {}, {}, writing("hello"))
+    (tmp_path / "a" / MANIFEST).write_text(text)
+    with pytest.raises(UsageError, match="not a manifest"):
+        load(tmp_path / "a")

@@ -76,6 +76,23 @@ def test_evaluate_prints_json_objects_with_nulls_where_undefined(
         assert row["ce_zero"] > row["ce_original"]
         assert row["kl"] > 0
         assert row["explained_variance"] == pytest.approx(1 - row["fvu"])
+    grid = DictionaryStore.open(finished / "dictionaries")
+    for row in rows:  # brute force, over every pair
+        mine = grid.directions(row["member"])
+        others = {
+            "mmcs_with_larger": [o for o in rows if o["l1"] == row["l1"] and o["width"] > row["width"]],
+            "mmcs_other_seed": [
+                o for o in rows if o["l1"] == row["l1"] and o["width"] == row["width"] and o["seed"] != row["seed"]
+            ],
+        }
+        for name, members in others.items():
+            cosines = [
+                torch.nn.functional.cosine_similarity(mine[:, None], grid.directions(o["member"])[None], dim=2)
+                for o in members
+            ]
+            expected = [float(cosine.amax(dim=1).mean()) for cosine in cosines]
+            if expected:
+                assert row[name] == pytest.approx(sum(expected) / len(expected), abs=1e-5)
     by = {(row["width"], row["l1"], row["seed"]): row for row in rows}
     for (width, l1, seed), row in by.items():
         if l1 == 0.03:
@@ -153,6 +170,9 @@ def test_mistakes_end_with_one_clear_line(small: Path, capsys: pytest.CaptureFix
         "harvest RUN/weightless RUN/tokens --site final --out RUN/x": "weights",
         "harvest nobody/nothing RUN/tokens --site final --out RUN/x": "nobody/nothing",
         "train RUN/activations --variant topk --k 512 --width 256 --out RUN/x": "must be at most the dictionary width",
+        "train RUN/activations --device mps --out RUN/x": "must be auto, cpu or cuda",
+        "pretrain RUN/tokens --seed 99999999999999999999 --out RUN/x": "`seed`",
+        "train RUN/activations --steps 5 --out RUN/some.txt/x": "choose another place with --out",
         "train RUN/tokens --out RUN/x": "holds tokens, where activations are needed",
         "report RUN/nowhere": "nowhere",
     }
@@ -165,6 +185,23 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(small: Path, capsys:
     run("tokenize RUN/some.txt --tokenizer bpe:300 --context 64 --out RUN/other", small)
     line = fails(f"harvest {shared('models/stories260K')} RUN/other --site final --out RUN/x", small, capsys)
     assert "tokeniz" in line
+
+
+def test_features_and_scores_refuse_another_model(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("train RUN/activations --width 16 --steps 5 --out RUN/dictionaries", small)
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(shared("models/stories260K"), small / "other")
+    weights = load_file(small / "other/model.safetensors")
+    (small / "other/model.safetensors").unlink()
+    save_file(
+        {name: tensor + 0.01 for name, tensor in weights.items()}, small / "other/model.safetensors", {"format": "pt"}
+    )
+    for command in (
+        "features RUN/dictionaries --member 0 --model RUN/other --tokens RUN/tokens --out RUN/x",
+        "evaluate RUN/dictionaries RUN/activations --model RUN/other --out RUN/x",
+    ):
+        assert "not the one" in fails(command, small, capsys)
 
 
 def test_dictionaries_of_another_width_are_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"runtime"},
     {"files"},
+    {"draft"},
     {"artifact"},
     {"data", "kernels"},
     {"models", "dictionaries"},
@@ -46,7 +47,8 @@ def imports(path: Path) -> list[str]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.append(node.module or "")
+            home = node.module or ""
+            found += [f"monosemy.{alias.name}" for alias in node.names] if home == "monosemy" else [home]
     return found
 
 
@@ -67,7 +69,7 @@ def test_modules_import_only_from_lower_layers_or_their_own_folder(path: Path) -
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= 270  # the target is 250
+    assert len(text.splitlines()) <= 250
     assert ast.get_docstring(ast.parse(text)), f"{path} has no header docstring"
 
 
@@ -107,8 +109,7 @@ def test_the_readmes_tree_is_the_folder() -> None:
 def test_importing_is_light() -> None:
     """No heavy package is imported by `import monosemy` and its public training and metric names."""
     program = (
-        "import sys, time; began = time.perf_counter(); import torch; torch_s = time.perf_counter() - began;"
-        "import monosemy as ms; [getattr(ms, name) for name in ms.__all__];"
+        "import sys; import monosemy as ms; [getattr(ms, name) for name in ms.__all__];"
         f"print(sorted({HEAVY!r} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -27,6 +27,7 @@ def texts(source: str | Path, **options: str) -> list[str]:
         ("a.jsonl", LINES),
         ("a.jsonl.gz", gzip.compress(LINES)),
         ("a.jsonl.zst", zstandard.ZstdCompressor().compress(LINES)),
+        ("b.jsonl.zst", b"".join(zstandard.ZstdCompressor().compress(half) for half in (LINES[:20], LINES[20:]))),
     ],
 )
 def test_json_lines_plain_and_compressed(tmp_path: Path, name: str, data: bytes) -> None:
@@ -79,6 +80,11 @@ def test_a_local_hugging_face_data_set(tmp_path: Path) -> None:
         (lambda p: _write(p / "x.jsonl", b'{"body": "a"}\n'), "'text'.*it has: body.*--text-field"),
         (lambda p: _write(p / "x.jsonl", b"[1]\n"), "it has: list"),
         (lambda p: p, "holds no text files"),
+        (lambda p: _write(p / "x.jsonl.gz", gzip.compress(LINES)[:-12]), r"x\.jsonl\.gz.*cut short"),
+        (lambda p: _write(p / "x.jsonl.gz", LINES), "not a .gz file"),
+        (lambda p: _write(p / "x.jsonl.zst", zstandard.ZstdCompressor().compress(LINES)[:-5]), "cut short"),
+        (lambda p: _write(p / "x.jsonl.zst", LINES), "not a .zst file"),
+        (lambda p: _write(p / "x.jsonl", b'{"text": "\\ud800"}\n'), "half of a character"),
         (lambda _: "hf:nobody/nothing-of-this-name", "cannot be loaded.*local folder"),
     ],
 )

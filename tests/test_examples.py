@@ -124,7 +124,9 @@ def check(index: FeatureIndex, truth: Truth) -> None:
             assert example.values == [float(truth.codes[place][i]) for place in window]
             assert example.tokens == [index.texts.of(tokens_T[place]) for place in window]
             assert window[example.peak] == example.offset
-            assert example.document == names[truth.document(example.offset)]
+            document = truth.document(example.offset)
+            assert example.document == names[document]
+            assert example.position == example.offset - int(truth.store.doc_starts_D[document])
         check_groups([(example.group, example.values[example.peak]) for example in shown["quantile"]])
 
 

@@ -117,5 +117,8 @@ def test_the_choice_weighs_agreement_among_those_that_keep_the_loss() -> None:
         row(2, ce_recovered=0.3, mmcs_other_seed=0.9),
     ]
     assert choose(rows)[0] == 1
-    assert choose(rows[2:])[0] == 2  # none keeps it: the best there is
+    assert choose(rows[2:])[0] == 2  # none keeps it: those near the best
+    near = [row(0, ce_recovered=0.5, mmcs_other_seed=0.1), row(1, ce_recovered=0.47, mmcs_other_seed=0.9)]
+    assert choose(near)[0] == 1
+    assert "none reaches 0.9" in choose(near)[1]
     assert choose([row(0, l0=30.0), row(1, l0=20.0)])[0] == 1  # no model, one seed: the sparser one

@@ -112,7 +112,9 @@ class FakeIndex:
 def window(name: str, tokens: list[str], values: list[float], place: int) -> Example:
     first = max(0, place - 24)
     end = place + 9
-    return Example(name, 1000 + place, place - first, tokens[first:end], values[first : min(end, len(tokens))], 0)
+    return Example(
+        name, 5000 + place, 1000 + place, place - first, tokens[first:end], values[first : min(end, len(tokens))], 0
+    )
 
 
 def grid(seeds: int = 2) -> list[dict[str, Any]]:
@@ -188,7 +190,7 @@ def test_the_data_are_the_index_with_six_digits() -> None:
     assert len(packed["examples"]) == len(expected)
     for (_, document, offset, peak, tokens, values), example in zip(packed["examples"], expected, strict=True):
         assert data["documents"][document] == example.document
-        assert (offset, peak) == (example.offset, example.peak)
+        assert (offset, peak) == (example.position, example.peak)
         assert [data["tokens"][number] for number in tokens] == example.tokens
         assert values == [float(f"{value:.6g}") for value in example.values]
     assert sum(packed["counts"]) == sum(feature.histogram[1])
@@ -205,7 +207,7 @@ def test_a_large_index_stays_small() -> None:
     def example() -> Example:
         values = [dice.uniform(0, 9) if dice.random() < 1 / 8 else 0.0 for _ in range(33)]
         tokens = [f"token{dice.randrange(4096)}" for _ in values]
-        return Example(f"Lib/module{dice.randrange(900)}.py", dice.randrange(10**7), 24, tokens, values, 0)
+        return Example(f"Lib/module{dice.randrange(900)}.py", dice.randrange(10**7), 10**5, 24, tokens, values, 0)
 
     template = index.feature(3)
     examples = {"top": [example() for _ in range(20)], "quantile": [example() for _ in range(15)], "random": []}
@@ -313,7 +315,7 @@ def test_a_run_of_the_real_stages(tmp_path: Path) -> None:
     assert [int(number) for number in data["features"]] == alive
     first = index.feature(alive[0]).examples["top"][0]
     _, document, offset, peak, tokens, _ = data["features"][str(alive[0])]["examples"][0]
-    assert (data["documents"][document], offset, peak) == (first.document, first.offset, first.peak)
+    assert (data["documents"][document], offset, peak) == (first.document, first.position, first.peak)
     assert [data["tokens"][number] for number in tokens] == first.tokens
     assert all(f"<b>{kind}</b>" in text for kind in KINDS)
     overview(tmp_path / "run").savefig(tmp_path / "overview.png", dpi=50)
@@ -506,7 +508,7 @@ def test_search_sort_and_keys_in_a_browser(tmp_path: Path, whole: str) -> None:
     assert said["sorted"] == ["0.6123"] * 12 + [""] * 6
     best = index.feature(3).examples["top"][0]
     value = float(f"{best.values[best.peak]:.6g}")
-    assert said["peak"] == f"{best.tokens[best.peak]}  {value}   {best.document} · token {best.offset:,}"
-    assert said["first"].endswith(f"{best.document} · token {best.offset - best.peak:,}")
+    assert said["peak"] == f"{best.tokens[best.peak]}  {value}   {best.document} · token {best.position:,}"
+    assert said["first"].endswith(f"{best.document} · token {best.position - best.peak:,}")
     assert said["fetched"] == []
     assert said["next"] == "Feature 4"

@@ -72,8 +72,9 @@ def test_the_held_out_rows_are_the_last_ones(source: str, tmp_path: Path) -> Non
     store = tokenize(source, tokenizer="bpe:300", context=8, holdout=0.25, out=tmp_path / "tokens")
     assert store.train_rows == range(store.n_rows - store.n_rows // 4)
     assert store.holdout_rows == range(len(store.train_rows), store.n_rows)
-    assert store.spread(range(10, 30), 5) == range(10, 30, 4)
-    assert store.spread(range(3), 5) == range(3)
+    assert store.spread(range(10, 30), 5) == [10, 14, 18, 22, 26]
+    assert store.spread(range(3), 5) == [0, 1, 2]
+    assert max(store.spread(range(127), 64)) > 120
     assert store.count_tokens(store.train_rows) + store.count_tokens(store.holdout_rows) == store.count_tokens()
 
 
@@ -146,3 +147,17 @@ def test_yes_to_a_token_that_the_tokenizer_does_not_have_is_refused(tmp_path: Pa
     tokenizer, folder = open_tokenizer(str(tmp_path))
     with pytest.raises(UsageError, match="names no BOS"):
         edges_of(tokenizer, folder, "yes", "auto")
+
+
+def test_truncation_padding_and_the_names_of_special_tokens_do_not_touch_the_text(source: str, tmp_path: Path) -> None:
+    tokenizer, _ = open_tokenizer(str(shared("models/stories260K")))
+    plain = tokenize(source, tokenizer=str(shared("models/stories260K")), out=tmp_path / "plain")
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    cut = tokenize(source, tokenizer=str(tmp_path / "tokenizer.json"), out=tmp_path / "cut")
+    assert torch.equal(cut.tokens_T, plain.tokens_T)
+    (tmp_path / "s.txt").write_text("<s> a <s> b </s>")
+    named = tokenize(str(tmp_path / "s.txt"), tokenizer=str(shared("models/stories260K")), out=tmp_path / "named")
+    assert (named.tokens_T == 1).sum() == 1
+    assert (named.tokens_T == 2).sum() == 0

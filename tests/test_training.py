@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from monosemy.artifact import Artifact, Draft, make
+from monosemy.artifact import Artifact, make
 from monosemy.data import rows as rows_module
 from monosemy.data.activations import ActivationStore, ActivationWriter
 from monosemy.dictionaries.store import DictionaryStore, load_dictionary, save_dictionary
+from monosemy.draft import Draft
 from monosemy.metrics.fidelity import fidelity
 from monosemy.metrics.recovery import mmcs_to_truth
 from monosemy.runtime import UsageError
@@ -176,7 +177,7 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(
     whole = train(store, out=tmp_path / "whole", **options).artifact
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
     save = loop._save
-    for fatal in (7, 55, 109):
+    for fatal in (7, 55, 109):  # there is no checkpoint after the last step
 
         def dying(stacks: Any, step: int, path: Path, fatal: int = fatal) -> None:
             save(stacks, step, path)
@@ -242,6 +243,9 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
         ({"seed": (0, 0)}, "same member twice"),
         ({"width": (8, 16)}, "make 2 dictionaries"),
         ({"wdth": 3}, "unknown settings.*width"),
+        ({"penalty": "sums"}, "`penalty`.*sum, interim, norm-weighted"),
+        ({"scale": "units"}, "`scale`.*unit, none"),
+        ({"l1": ()}, "`l1` is empty"),
         ({"lr": 1e30, "width": 8, "warmup": 0.0}, "the loss of Member.*lower its learning rate"),
     ],
 )
@@ -268,3 +272,28 @@ def test_dictionaries_round_trip_through_files(tmp_path: Path) -> None:
         again = load_dictionary(tmp_path / "d.safetensors")
         assert type(again) is type(found)
         assert torch.equal(again.encode(x), found.encode(x))
+
+
+@pytest.mark.parametrize("x", [None, "activations", 3])
+def test_fit_says_what_it_takes(x: Any) -> None:
+    with pytest.raises(UsageError, match="give an array"):
+        fit(x)
+
+
+def test_fit_takes_numpy_numbers_odd_strides_and_read_only_rows(tmp_path: Path) -> None:
+    x = world(500)[1].numpy()
+    np.save(tmp_path / "x.npy", x)
+    read_only = np.load(tmp_path / "x.npy", mmap_mode="r")
+    options: dict[str, Any] = {"width": np.int64(8), "l1": np.float32(0.1), "batch": 50, "steps": 5}
+    plain = fit(read_only, **options)
+    assert plain.width == 8
+    assert torch.equal(fit(x[::-1][::-1], **options).W_dec_ND, plain.W_dec_ND)
+    assert fit(x[::-1], **options).width == 8
+    assert fit(torch.from_numpy(x).requires_grad_(), **options).width == 8
+
+
+def test_the_order_of_widths_is_part_of_the_settings(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "activations", world(2000)[1])
+    train(store, out=tmp_path / "d", width=(8, 16), batch=100, steps=3)
+    with pytest.raises(UsageError, match="`width`"):
+        train(store, out=tmp_path / "d", width=(16, 8), batch=100, steps=3)

@@ -31,6 +31,8 @@ class Example:
     """Where the text came from."""
     offset: int
     """The place of the peak in the token stream."""
+    position: int
+    """The place of the peak in its document, from 0."""
     peak: int
     """Which of `tokens` the window was drawn for: the firing, or in "random" the middle."""
     tokens: list[str]
@@ -124,31 +126,33 @@ class FeatureIndex:
     def _group(self, group: str, i: int) -> list[Example]:
         offset_E, document_E = self._examples[f"{group}_offset"][i], self._examples[f"{group}_document"][i]
         tokens_EW, values_EW = self._examples[f"{group}_tokens"][i], self._examples[f"{group}_values"][i]
-        names = self._document_names(document_E)
+        documents = self._documents(document_E)
         per_group = self.artifact.config["per_quantile"] if group == "quantile" else len(offset_E)
         return [
-            self._example(names, int(document_E[e]), int(offset_E[e]), tokens_EW[e], values_EW[e], e // per_group)
+            self._example(*documents[int(document_E[e])], int(offset_E[e]), tokens_EW[e], values_EW[e], e // per_group)
             for e in (offset_E >= 0).nonzero().squeeze(1).tolist()
         ]
 
     def _example(
-        self, names: dict[int, str], document: int, offset: int, ids_W: torch.Tensor, values_W: torch.Tensor, group: int
+        self, name: str, start: int, offset: int, ids_W: torch.Tensor, values_W: torch.Tensor, group: int
     ) -> Example:
         real_W = ids_W >= 0
         return Example(
-            document=names[document],
+            document=name,
             offset=offset,
+            position=offset - start,
             peak=int(real_W[: self.artifact.config["before"]].sum()),
             tokens=self.texts.sequence(ids_W[real_W].tolist()),
             values=values_W[real_W].tolist(),
             group=group,
         )
 
-    def _document_names(self, document_E: torch.Tensor) -> dict[int, str]:
+    def _documents(self, document_E: torch.Tensor) -> dict[int, tuple[str, int]]:
+        """Name and first place in the token stream, by number."""
         numbers = torch.unique(document_E[document_E >= 0]).tolist()
         marks = ", ".join("?" * len(numbers))
-        rows = self._rows(f"SELECT id, name FROM document WHERE id IN ({marks})", *numbers)
-        return {row["id"]: row["name"] for row in rows}
+        rows = self._rows(f"SELECT * FROM document WHERE id IN ({marks})", *numbers)
+        return {row["id"]: (row["name"], row["start"]) for row in rows}
 
     def _rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         place = f"{(self.artifact.path / 'features.sqlite').resolve().as_uri()}?mode=ro"

@@ -14,8 +14,6 @@ Shapes: N features, E examples of a group, W = window.
 from __future__ import annotations
 
 import shutil
-import sqlite3
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,14 @@ from monosemy.analysis.feature import Example, Feature, FeatureIndex
 from monosemy.analysis.firings import FiringCounts, Window
 from monosemy.analysis.logits import extreme_tokens
 from monosemy.analysis.scan import rows_within, scan
-from monosemy.artifact import Draft, make
+from monosemy.artifact import make
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.store import DictionaryStore
-from monosemy.files import save_tensors
+from monosemy.draft import Draft
+from monosemy.files import new_database, save_tensors
 from monosemy.metrics.recovery import mcs
 from monosemy.models.language_model import LanguageModel
-from monosemy.runtime import UsageError
+from monosemy.runtime import UsageError, settings_of
 
 __all__ = ["Example", "Feature", "FeatureIndex", "FeatureSettings", "features"]
 
@@ -98,7 +97,7 @@ def features(
     `options` are fields of FeatureSettings. Raises UsageError if the grid has no such member or no site, or
     dictionary, model and tokens do not fit each other.
     """
-    settings = settings or FeatureSettings(**options)
+    settings = settings or settings_of(FeatureSettings, options)
     grid, store = DictionaryStore.open(dictionaries), TokenStore.open(tokens)
     network = LanguageModel.load(model, settings.device) if isinstance(model, str | Path) else model
     site = _fitting_site(grid, member, network, store)
@@ -112,7 +111,8 @@ def features(
     def write(draft: Draft) -> dict[str, Any]:
         return _write(draft, grid, member, network, store, site, settings)
 
-    return FeatureIndex(make(out, "features", {"member": member, **content}, parents, write))
+    config = {"member": member, "model_dtype": str(network.dtype), **content}
+    return FeatureIndex(make(out, "features", config, parents, write))
 
 
 def _fitting_site(grid: DictionaryStore, member: int, model: LanguageModel, store: TokenStore) -> str:
@@ -122,6 +122,11 @@ def _fitting_site(grid: DictionaryStore, member: int, model: LanguageModel, stor
         raise UsageError(
             f"{grid.artifact.path}: does not name the site its activations came from, so features cannot be looked "
             f"for in text; train on activations that `harvest` made"
+        )
+    if grid.model_id is not None and grid.model_id != model.as_parent().id:
+        raise UsageError(
+            f"model (={model.as_parent().path}): not the one whose activations {grid.artifact.path} was trained on; "
+            f"name that one with --model"
         )
     model.check_site(grid.site)
     model.check_tokens(store)
@@ -148,7 +153,8 @@ def _write(
     top = TopExamples(*shape, size=settings.top, doc_starts=store.doc_starts_D)
     sampled = SampledExamples(*shape, size=settings.quantiles * settings.per_quantile, seed=settings.seed)
     silent = SilentExamples(*shape, size=settings.random, seed=settings.seed, n_tokens=n_tokens)
-    scan(model, dictionary, store, site, rows, [counts, top, sampled, silent], settings.batch_rows)
+    skip = store.edges.bos if grid.skip_bos else None
+    scan(model, dictionary, store, site, rows, [counts, top, sampled, silent], settings.batch_rows, skip)
 
     sibling = next(iter(grid.siblings(member, differ="seed")), None)
     other_seed = None if sibling is None else mcs(grid.directions(member), grid.directions(sibling))
@@ -208,9 +214,10 @@ def _tokens_around(store: TokenStore, offset_BE: torch.Tensor, window: Window) -
     return store.tokens_T[torch.where(inside_BEW, place_BEW, 0)].int().masked_fill_(~inside_BEW, -1)
 
 
-def _named(documents: list[int], store: TokenStore) -> list[tuple[int, str]]:
+def _named(documents: list[int], store: TokenStore) -> list[tuple[int, str, int]]:
+    """Number, name and first place in the token stream."""
     names = store.document_names()
-    return [(number, names[number]) for number in documents]
+    return [(number, names[number], int(store.doc_starts_D[number])) for number in documents]
 
 
 def _write_tables(
@@ -219,7 +226,7 @@ def _write_tables(
     top: Best,
     n_tokens: int,
     other_seed: torch.Tensor | None,
-    documents: list[tuple[int, str]],
+    documents: list[tuple[int, str, int]],
 ) -> None:
     count_N = counts.count_N.cpu()
     peak_N = top.values_NEW[:, 0, top.window.before].cpu()  # 0 where there is no example
@@ -233,13 +240,11 @@ def _write_tables(
         (count_N == 0).int().tolist(),
         [None] * len(count_N) if other_seed is None else other_seed.tolist(),
     ]
-    place = draft.file("features.sqlite")
-    place.unlink(missing_ok=True)
-    with closing(sqlite3.connect(place)) as connection, connection:
+    with new_database(draft.file("features.sqlite")) as connection:
         connection.execute(
             "CREATE TABLE feature (id INTEGER PRIMARY KEY, density REAL NOT NULL, count INTEGER NOT NULL, "
             "max REAL NOT NULL, mean REAL NOT NULL, dead INTEGER NOT NULL, mcs_other_seed REAL)"
         )
         connection.executemany("INSERT INTO feature VALUES (?, ?, ?, ?, ?, ?, ?)", zip(*columns, strict=True))
-        connection.execute("CREATE TABLE document (id INTEGER PRIMARY KEY, name TEXT NOT NULL)")
-        connection.executemany("INSERT INTO document VALUES (?, ?)", documents)
+        connection.execute("CREATE TABLE document (id INTEGER PRIMARY KEY, name TEXT NOT NULL, start INTEGER NOT NULL)")
+        connection.executemany("INSERT INTO document VALUES (?, ?, ?)", documents)

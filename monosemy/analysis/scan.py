@@ -59,8 +59,11 @@ def scan(
     rows: range,
     collectors: Sequence[Collector],
     batch_rows: int | None = None,
+    skip: int | None = None,
 ) -> None:
     """Show the codes of `rows` to the collectors. `dictionary` is on the model's device.
+
+    The codes of token `skip` (a BOS that the dictionary never saw) are set to 0: no feature fires there.
 
     Raises UsageError where the model gives NaN or Inf.
     """
@@ -69,13 +72,13 @@ def scan(
     with torch.no_grad(), full_rate_products(model.device), Progress("features", total, unit="tokens") as bar:
         for batch in store.batches(batch_rows, rows):
             x_BCD = model.capture(batch.ids_BC.to(model.device), [site], batch.mask_BC.to(model.device))[site]
-            for block in _blocks(x_BCD, batch, dictionary):
+            for block in _blocks(x_BCD, batch, dictionary, skip):
                 for collector in collectors:
                     collector.add(block)
                 bar.advance(len(block.offset_X))
 
 
-def _blocks(x_BCD: torch.Tensor, batch: TokenBatch, dictionary: Dictionary) -> Iterator[Block]:
+def _blocks(x_BCD: torch.Tensor, batch: TokenBatch, dictionary: Dictionary, skip: int | None) -> Iterator[Block]:
     device = x_BCD.device
     place_BC = torch.arange(batch.mask_BC.shape[1]).expand_as(batch.mask_BC)
     length_BC = batch.mask_BC.sum(dim=1, keepdim=True).expand_as(batch.mask_BC)
@@ -86,8 +89,11 @@ def _blocks(x_BCD: torch.Tensor, batch: TokenBatch, dictionary: Dictionary) -> I
         mask_BC = batch.mask_BC[rows]
         x_XD = checked(x_BCD[rows][mask_BC.to(device)].float())
         offset_X = offset_BC[rows][mask_BC]
+        codes_XN = dictionary.encode(x_XD).float()
+        if skip is not None:
+            codes_XN = codes_XN.masked_fill((batch.ids_BC[rows][mask_BC] == skip).to(device)[:, None], 0)
         yield Block.of(
-            dictionary.encode(x_XD).float(),
+            codes_XN,
             offset_X.to(device),
             place_BC[rows][mask_BC].to(device),
             length_BC[rows][mask_BC].to(device),

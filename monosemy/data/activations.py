@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from monosemy.artifact import Artifact, Draft, load
+from monosemy.artifact import Artifact, load
 from monosemy.data.rows import RowStatistics, checked, shuffled_rows
+from monosemy.draft import Draft
 from monosemy.files import load_tensors, map_tensors, save_tensors
 from monosemy.runtime import UsageError
 
@@ -174,4 +175,7 @@ def _explain_bad_values(x_XD: torch.Tensor, offset_X: torch.Tensor, dtype: torch
             f"activations reach {float(x_XD.abs().max()):.3g}, more than {dtype} holds (first at token {place}); "
             f"use --dtype bf16 or fp32"
         )
-    raise UsageError(f"activations hold NaN or Inf (first at token {place}): the model computes them; use --dtype fp32")
+    raise UsageError(
+        f"activations hold NaN or Inf (first at token {place}): the model computes them; use --model-dtype fp32, "
+        f"or check its weights"
+    )

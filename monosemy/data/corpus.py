@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,6 +107,7 @@ def _hub_dataset(source: str, text_field: str) -> Corpus:
     name, _, split = source.removeprefix("hf:").partition(":")
     try:
         rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+        content = _dataset_content(name)
     except Exception as error:  # the package raises a dozen kinds; what the user can do is the same
         raise UsageError(
             f"source (={source!r}): cannot be loaded ({_first_line(error)}); check the name and the connection, or "
@@ -117,15 +118,19 @@ def _hub_dataset(source: str, text_field: str) -> Corpus:
         for number, row in enumerate(rows):
             yield Document(f"{name}:{number}", _text_of(row, text_field, f"{source}, row {number}"), number + 1)
 
-    local = Path(name)
-    content = (
-        _fingerprint([file for file in sorted(local.rglob("*")) if file.is_file()], local)
-        if local.is_dir()
-        else str(rows.info.version)
-    )
     counted = (rows.info.splits or {}).get(split or "train")
     size = getattr(counted, "num_examples", None) or None
     return Corpus(source, read, f"hf:{name}:{split or 'train'}:{content}", size)
+
+
+def _dataset_content(name: str) -> str:
+    """What changes when the data set does: a hash of a local folder's files, the commit of one on the Hub."""
+    local = Path(name)
+    if local.is_dir():
+        return _fingerprint([file for file in sorted(local.rglob("*")) if file.is_file()], local)
+    from huggingface_hub import HfApi
+
+    return str(HfApi().dataset_info(name).sha)
 
 
 def _file_documents(file: Path, name: str, text_field: str) -> Iterator[Document]:
@@ -135,22 +140,51 @@ def _file_documents(file: Path, name: str, text_field: str) -> Iterator[Document
         if text.strip():
             yield Document(name, text, file.stat().st_size)
         return
-    with file.open("rb") as raw, _unpacked(file, raw) as stream:
-        for number, line in enumerate(stream, start=1):
+    with file.open("rb") as raw:
+        for number, line in enumerate(_lines(file, raw), start=1):
             place = f"{file}, line {number}"
             text = _line_text(_decoded(line, place), text_field, place)
             if text.strip():
                 yield Document(f"{name}:{number}", text, raw.tell())
 
 
-def _unpacked(file: Path, raw: IO[bytes]) -> IO[bytes]:
-    if file.suffix == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw))
-    if file.suffix == ".zst":
-        import zstandard
+def _lines(file: Path, raw: IO[bytes]) -> Iterator[bytes]:
+    """The unpacked lines. Raises UsageError where a packed file is cut short or damaged."""
+    import zstandard
 
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, closefd=False))
-    return raw
+    try:
+        if file.suffix == ".gz":
+            yield from gzip.GzipFile(fileobj=raw)
+        elif file.suffix == ".zst":
+            yield from _split(_zst_blocks(raw))
+        else:
+            yield from raw
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise UsageError(f"{file}: cut short, damaged or not a {file.suffix} file ({error}); get it again") from error
+
+
+def _zst_blocks(raw: IO[bytes]) -> Iterator[bytes]:
+    """Unpacked blocks of any number of frames; unlike zstandard's own reader, it minds where the file ends."""
+    import zstandard
+
+    unpacker = zstandard.ZstdDecompressor().decompressobj()
+    while block := raw.read(2**16):
+        while block:
+            if unpacker.eof:
+                unpacker = zstandard.ZstdDecompressor().decompressobj()
+            yield unpacker.decompress(block)
+            block = unpacker.unused_data if unpacker.eof else b""
+    if not unpacker.eof:
+        raise zstandard.ZstdError("it ends in the middle of a frame")
+
+
+def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines of a text that comes in blocks."""
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    yield rest
 
 
 def _line_text(line: str, text_field: str, place: str) -> str:
@@ -168,6 +202,8 @@ def _text_of(row: object, text_field: str, place: str) -> str:
     if not isinstance(text, str):
         have = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
         raise UsageError(f"{place}: has no text field {text_field!r} (it has: {have}); name it with --text-field")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError(f"{place}: holds half of a character (a lone surrogate); mend or leave out this row")
     return text
 
 

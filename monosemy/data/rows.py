@@ -10,8 +10,10 @@ Shapes: B rows of a batch, D = d_in.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol, cast
 
 import numpy as np
@@ -110,7 +112,7 @@ class ArrayRows:
     """Rows that lie in an array, tensor or memory map `[rows, D]`."""
 
     def __init__(self, x: np.ndarray | torch.Tensor) -> None:
-        rows_XD = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        rows_XD = _as_tensor(x) if isinstance(x, np.ndarray) else x.detach()
         if rows_XD.ndim != 2 or 0 in rows_XD.shape:
             raise UsageError(f"`x` has shape {list(rows_XD.shape)}; rows must be [rows, d_in], neither of them 0")
         self.x_XD = rows_XD
@@ -163,20 +165,21 @@ class IteratorRows:
         del seed
         if start:
             raise UsageError("rows from an iterator cannot be read again: store them first, or start over")
-        waiting, self.head = self.head, []  # not kept: a stream may be long
-        have = sum(map(len, waiting))
-        while True:
-            while have < batch:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    return
-                if piece.shape[1:] != (self.d_in,):
-                    raise UsageError(f"`x` gave a piece of shape {list(piece.shape)} after rows of width {self.d_in}")
-                waiting.append(piece)
-                have += len(piece)
-            joined_XD = torch.cat(waiting)
-            yield checked(joined_XD[:batch])
-            waiting, have = [joined_XD[batch:]], have - batch
+        pieces = chain(self.head, self._pieces)
+        self.head = []  # not kept: a stream may be long
+        waiting: list[torch.Tensor] = []
+        have = 0
+        for piece in pieces:
+            if piece.shape[1:] != (self.d_in,):
+                raise UsageError(f"`x` gave a piece of shape {list(piece.shape)} after rows of width {self.d_in}")
+            start = 0
+            while have + len(piece) - start >= batch:
+                end = start + batch - have
+                yield checked(torch.cat([*waiting, piece[start:end]]))
+                waiting, have, start = [], 0, end
+            if start < len(piece):
+                waiting.append(piece[start:])
+                have += len(piece) - start
 
 
 def rows_of(pieces: Iterable[np.ndarray | torch.Tensor]) -> RowSource:
@@ -185,13 +188,18 @@ def rows_of(pieces: Iterable[np.ndarray | torch.Tensor]) -> RowSource:
     return ArrayRows(torch.cat(stream.head)) if stream.ended else stream
 
 
+def _as_tensor(x: np.ndarray) -> torch.Tensor:
+    """The array's own memory as a tensor; copied only where its strides are negative."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # rows are only read, so a read-only memory map is fine
+        return torch.from_numpy(x if all(stride >= 0 for stride in x.strides) else x.copy())
+
+
 def checked(x_BD: torch.Tensor) -> torch.Tensor:
     """The batch itself; UsageError if it holds NaN or Inf."""
     if not torch.isfinite(x_BD.sum()) and not torch.isfinite(x_BD).all():
         row = int((~torch.isfinite(x_BD)).any(dim=1).nonzero()[0])
-        raise UsageError(
-            f"activations hold NaN or Inf (first in row {row} of a batch); find their source before training"
-        )
+        raise UsageError(f"activations hold NaN or Inf (first in row {row} of a batch); find where they come from")
     return x_BD
 
 
@@ -207,5 +215,5 @@ def statistics_of(pieces: Iterable[torch.Tensor]) -> RowStatistics:
     if total_D is None or count == 0:
         raise UsageError("there are no rows to take statistics of")
     if not np.isfinite(squares):
-        raise UsageError("activations hold NaN or Inf; find their source before training")
+        raise UsageError("activations hold NaN or Inf; find where they come from")
     return RowStatistics((total_D / count).float().cpu(), norms / count, squares / count, count)

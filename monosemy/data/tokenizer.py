@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -34,7 +35,7 @@ def open_tokenizer(name: str) -> tuple[Tokenizer, Path | None]:
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
         try:
-            return Tokenizer.from_file(str(file)), file.parent
+            return _whole(Tokenizer.from_file(str(file))), file.parent
         except Exception as error:  # the Rust side raises bare Exception
             raise UsageError(f"{file}: not a tokenizer in `tokenizers` format ({error})") from error
     if path.exists():
@@ -44,20 +45,27 @@ def open_tokenizer(name: str) -> tuple[Tokenizer, Path | None]:
 
 def _hub_tokenizer(name: str) -> tuple[Tokenizer, Path]:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
         folder = Path(hf_hub_download(name, "tokenizer.json")).parent
-        for extra in ("tokenizer_config.json", "special_tokens_map.json"):
-            try:
-                hf_hub_download(name, extra)
-            except FileNotFoundError:
-                continue
-        return Tokenizer.from_file(str(folder / "tokenizer.json")), folder
+        with contextlib.suppress(EntryNotFoundError):  # it only names the special tokens
+            hf_hub_download(name, "tokenizer_config.json")
+        return _whole(Tokenizer.from_file(str(folder / "tokenizer.json"))), folder
     except Exception as error:  # hub, network and naming errors alike: the way out is the same
         raise UsageError(
             f"tokenizer (={name!r}): no such folder here, and not to be had from the Hub "
             f"({type(error).__name__}); name a local folder, a tokenizer.json, or bpe:SIZE to train one"
         ) from error
+
+
+def _whole(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer without the truncation and padding that many files carry: a document is encoded whole, and a
+    special token's name inside a text is text."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def train_bpe(texts: Iterable[str], size: int) -> Tokenizer:
@@ -76,7 +84,7 @@ def train_bpe(texts: Iterable[str], size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    return _whole(tokenizer)
 
 
 def edges_of(tokenizer: Tokenizer, folder: Path | None, bos: Edge, eos: Edge) -> Edges:
@@ -105,7 +113,10 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 def _named_id(tokenizer: Tokenizer, folder: Path | None, name: str) -> int | None:
     config = folder / "tokenizer_config.json" if folder is not None else None
     if config is not None and config.is_file():
-        token = json.loads(config.read_text()).get(name)
+        try:
+            token = json.loads(config.read_text()).get(name)
+        except (ValueError, AttributeError) as error:
+            raise UsageError(f"{config}: damaged ({error}); mend it, or name the tokenizer.json alone") from error
         token = token.get("content") if isinstance(token, dict) else token
         return tokenizer.token_to_id(token) if token else None
     return tokenizer.token_to_id(END_OF_TEXT)

@@ -10,21 +10,22 @@ Shapes: T tokens in the stream, R rows, B rows of a batch, C = context.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from monosemy.artifact import Artifact, Draft, load, make
+from monosemy.artifact import Artifact, load, make
 from monosemy.data.corpus import Corpus, Document, open_corpus
 from monosemy.data.tokenizer import Edge, Edges, edges_of, fingerprint, open_tokenizer, train_bpe
-from monosemy.files import map_tensors, save_tensors
-from monosemy.runtime import Progress, UsageError, in_batches, seed_for
+from monosemy.draft import Draft
+from monosemy.files import map_tensors, new_database, save_tensors, write_whole
+from monosemy.runtime import Progress, UsageError, check_choices, in_batches, seed_for, settings_of
 
 ENCODE_BATCH = 64
 
@@ -51,6 +52,7 @@ class TokenSettings:
     """Of the order of the documents."""
 
     def __post_init__(self) -> None:
+        check_choices(self, bos=get_args(Edge), eos=get_args(Edge))
         if self.context < 2:
             raise UsageError(f"`context` (={self.context}) must be at least 2: a loss needs a next token")
         if not 0 <= self.holdout < 1:
@@ -98,9 +100,9 @@ class TokenStore:
         """Hash of the tokenizer's vocabulary."""
         return str(self.artifact.info["tokenizer"])
 
-    def batches(self, batch_rows: int, rows: range | None = None) -> Iterator[TokenBatch]:
+    def batches(self, batch_rows: int, rows: Sequence[int] | None = None) -> Iterator[TokenBatch]:
         """The rows in order, `batch_rows` at a time."""
-        for chunk in in_batches(self._range(rows), batch_rows):
+        for chunk in in_batches(range(self.n_rows) if rows is None else rows, batch_rows):
             yield self.batch(torch.tensor(chunk))
 
     def batch(self, rows_B: torch.Tensor) -> TokenBatch:
@@ -120,13 +122,14 @@ class TokenStore:
         with sqlite3.connect(f"file:{self.artifact.path / 'documents.sqlite'}?mode=ro", uri=True) as rows:
             return [name for (name,) in rows.execute("SELECT name FROM document ORDER BY id")]
 
-    def spread(self, rows: range, count: int) -> range:
-        """About `count` of these rows, evenly spaced, so that they come from many documents."""
-        return rows[:: max(1, len(rows) // count)][:count]
+    def spread(self, rows: range, count: int) -> list[int]:
+        """`count` of these rows (or all), evenly spaced, so that they come from many documents."""
+        count = min(count, len(rows))
+        return [rows[i * len(rows) // count] for i in range(count)]
 
     def count_tokens(self, rows: range | None = None) -> int:
         """Tokens in these rows, padding left out."""
-        span = self._range(rows)
+        span = range(self.n_rows) if rows is None else rows
         return int(self.row_lengths_R[span.start : span.stop].sum())
 
     def token_text(self, token_id: int) -> str:
@@ -135,9 +138,6 @@ class TokenStore:
             self.tokenizer.id_to_token(token_id) or ""
         )
 
-    def _range(self, rows: range | None) -> range:
-        return range(self.n_rows) if rows is None else rows
-
 
 def tokenize(source: str, *, out: str | Path, settings: TokenSettings | None = None, **options: Any) -> TokenStore:
     """Tokenize the documents of `source` into the store `out`.
@@ -145,7 +145,7 @@ def tokenize(source: str, *, out: str | Path, settings: TokenSettings | None = N
     `options` are fields of TokenSettings. Raises UsageError for a source or tokenizer that cannot be read, or a
     source without text.
     """
-    settings = settings or TokenSettings(**options)
+    settings = settings or settings_of(TokenSettings, options)
     corpus = open_corpus(source, settings.text_field)
     config = {"source": corpus.source, "text": corpus.fingerprint, **asdict(settings)}
 
@@ -173,7 +173,7 @@ def _write_store(draft: Draft, corpus: Corpus, settings: TokenSettings) -> dict[
             "row_lengths": torch.from_numpy(row_lengths.astype(np.int32)),
         },
     )
-    tokenizer.save(str(draft.file("tokenizer/tokenizer.json")))
+    write_whole(draft.file("tokenizer/tokenizer.json"), tokenizer.to_str(pretty=True).encode())
     _write_names(draft.file("documents.sqlite"), names)
     return {
         "n_documents": len(documents),
@@ -243,8 +243,6 @@ def _rows(lengths: np.ndarray, settings: TokenSettings) -> tuple[np.ndarray, np.
 
 
 def _write_names(path: Path, names: list[str]) -> None:
-    path.unlink(missing_ok=True)
-    with sqlite3.connect(path) as rows:
+    with new_database(path) as rows:
         rows.execute("CREATE TABLE document (id INTEGER PRIMARY KEY, name TEXT NOT NULL)")
         rows.executemany("INSERT INTO document VALUES (?, ?)", enumerate(names))
-    rows.close()

@@ -136,7 +136,6 @@ class Variant(ABC):
 
     name: ClassVar[str]
     sparsity: ClassVar[str]  # the dial of this variant: "l1" or "k"
-    doc: ClassVar[str]
 
     @abstractmethod
     def init(self, shape: Shape, seeds: Sequence[int], mean_D: torch.Tensor | None) -> Params:

@@ -40,7 +40,6 @@ class Relu(Variant):
 
     name = "relu"
     sparsity = "l1"
-    doc = "ReLU with an L1 penalty; encoder and decoder are separate"
 
     def init(self, shape: Shape, seeds: Sequence[int], mean_D: torch.Tensor | None) -> Params:
         """W_enc, b_enc, W_dec and, with a mean, b_dec."""
@@ -69,7 +68,6 @@ class Tied(Relu):
     """ReLU-L1 whose encoder is the decoder."""
 
     name = "tied"
-    doc = "ReLU with an L1 penalty; the encoder is the decoder's transpose"
 
     def init(self, shape: Shape, seeds: Sequence[int], mean_D: torch.Tensor | None) -> Params:
         """W_dec, b_enc and, with a mean, b_dec."""

@@ -52,6 +52,8 @@ class DictionaryStore:
         self.members: list[dict[str, Any]] = artifact.info["members"]
         self.d_in: int = artifact.info["d_in"]
         self.site: str | None = artifact.info["site"]
+        self.model_id: str | None = artifact.info.get("model")  # content hash of the model that was harvested
+        self.skip_bos: bool = artifact.info.get("skip_bos", False)  # BOS positions were left out
 
     @classmethod
     def open(cls, path: str | Path | DictionaryStore) -> DictionaryStore:

@@ -41,7 +41,6 @@ class TopK(Variant):
 
     name = "topk"
     sparsity = "k"
-    doc = "the k largest codes of each row; no penalty"
 
     def init(self, shape: Shape, seeds: Sequence[int], mean_D: torch.Tensor | None) -> Params:
         """W_enc, b_enc, W_dec and, with a mean, b_dec."""

@@ -10,7 +10,7 @@ Shapes: B rows, C context, D = d_in, V vocabulary. Source: SCIENCE.md §3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +60,12 @@ def constant(value_D: torch.Tensor) -> Edit:
 
 
 def splice(
-    model: LanguageModel, tokens: TokenStore, site: str, edits: Mapping[str, Edit], rows: range, keep_bos: bool = False
+    model: LanguageModel,
+    tokens: TokenStore,
+    site: str,
+    edits: Mapping[str, Edit],
+    rows: Sequence[int],
+    keep_bos: bool = False,
 ) -> dict[str, Spliced]:
     """Cross-entropy and KL over these token rows with each edit at `site`, and `original` without.
 

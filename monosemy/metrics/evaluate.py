@@ -14,17 +14,18 @@ from typing import Any
 
 import torch
 
-from monosemy.artifact import Artifact, Draft, Parent, load, load_parent, make
+from monosemy.artifact import Artifact, Parent, load, load_parent, make
 from monosemy.data.activations import ActivationStore
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import DictionaryStore
+from monosemy.draft import Draft
 from monosemy.metrics.downstream import Spliced, constant, downstream_scores, replacement, splice
 from monosemy.metrics.fidelity import Fidelity
 from monosemy.metrics.recovery import mmcs
 from monosemy.metrics.selection import choose
 from monosemy.models.language_model import LanguageModel
-from monosemy.runtime import Progress, UsageError, full_rate_products, pick_device
+from monosemy.runtime import Progress, UsageError, full_rate_products, pick_device, settings_of
 
 BATCH = 4096
 IDENTITY = ("member", "variant", "width", "l1", "k", "seed", "lr")
@@ -78,7 +79,7 @@ def evaluate(
     The tokens are those that the activations came from; say where they are if they were moved. `options` are fields of
     EvaluateSettings. Raises UsageError where widths differ or the model is not the one that was harvested.
     """
-    settings = settings or EvaluateSettings(**options)
+    settings = settings or settings_of(EvaluateSettings, options)
     grid, store = DictionaryStore.open(dictionaries), ActivationStore.open(activations)
     if grid.d_in != store.d_in:
         raise UsageError(
@@ -93,6 +94,7 @@ def evaluate(
         _check_model(store, network)
     config = asdict(settings)
     del config["device"]
+    config["model_dtype"] = None if network is None else str(network.dtype)
 
     def write(draft: Draft) -> dict[str, Any]:
         rows, info = _score(grid, store, network, tokens, settings)
@@ -109,7 +111,7 @@ def _score(
     network: LanguageModel | None,
     tokens: str | Path | None,
     settings: EvaluateSettings,
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """One row a member, and over how much it was measured."""
     device = network.device if network is not None else pick_device(settings.device)
     members = [grid.dictionary(member, device) for member in range(len(grid))]
@@ -123,7 +125,7 @@ def _score(
         identity = {name: member[name] for name in IDENTITY}
         rows.append({**identity, **fidelity[number].scores(), **downstream, **agreement[number]})
     n_tokens = spliced["original"].count if spliced else 0
-    return rows, {"n_rows": fidelity[0].rows, "n_tokens": n_tokens}
+    return rows, {"n_rows": fidelity[0].rows, "n_tokens": n_tokens, "held_out": store.n_held_out < store.n_all}
 
 
 def _fidelity(

@@ -12,19 +12,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 KEEP = 0.9
+NEAR = 0.05  # where none keeps that much: how far below the best is still good
 
 
 def choose(scores: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
     """The chosen member's number and the reason, in words. `scores` are rows of `evaluate`, at least one."""
     kept = "ce_recovered" if any(row["ce_recovered"] is not None for row in scores) else "explained_variance"
-    floor = min(KEEP, max(_value(row, kept) for row in scores))
+    best_kept = max(_value(row, kept) for row in scores)
+    floor = KEEP if best_kept >= KEEP else best_kept - NEAR
     good = [row for row in scores if _value(row, kept) >= floor]
     best = max(good, key=lambda row: (_value(row, "mmcs_other_seed"), -row["l0"]))
     agreement = best["mmcs_other_seed"]
-    reason = f"of the {len(good)} with {kept} ≥ {floor:.2f}, the one " + (
-        f"whose features agree best with another seed's (MMCS {agreement:.3f})" if agreement else "with the lowest L0"
+    which = f"with {kept} ≥ {floor:.2f}" + ("" if floor == KEEP else f" (none reaches {KEEP})")
+    why = (
+        f"the one whose features agree best with another seed's (MMCS {agreement:.3f})"
+        if agreement is not None
+        else "the one with the lowest L0"
     )
-    return int(best["member"]), reason
+    return int(best["member"]), f"of the {len(good)} {which}, {why}"
 
 
 def _value(row: Mapping[str, Any], name: str) -> float:

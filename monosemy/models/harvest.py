@@ -18,12 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from monosemy.artifact import Draft, make
+from monosemy.artifact import make
 from monosemy.data.activations import ActivationStore, ActivationWriter
 from monosemy.data.tokens import TokenBatch, TokenStore
+from monosemy.draft import Draft
 from monosemy.files import write_whole
 from monosemy.models.language_model import LanguageModel
-from monosemy.runtime import DTYPES, Progress, UsageError, full_rate_products, in_batches, pick_dtype
+from monosemy.runtime import DTYPES, Progress, UsageError, full_rate_products, in_batches, pick_dtype, settings_of
 
 # Tokens a batch: on a CPU what stays in the cache, on a GPU what fills it.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
@@ -71,7 +72,7 @@ def harvest(
     `options` are fields of HarvestSettings. A model that is open already keeps its device and dtype. Raises UsageError
     if the model has no such site, the tokens are not its own, or an activation is NaN, infinite or too large to store.
     """
-    settings = settings or HarvestSettings(**options)
+    settings = settings or settings_of(HarvestSettings, options)
     store = TokenStore.open(tokens)
     if settings.skip_bos and store.edges.bos is None:
         raise UsageError(f"`skip_bos` (=True): {store.artifact.path} holds no BOS; leave it out")

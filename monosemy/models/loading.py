@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from monosemy.artifact import MANIFEST, Parent
+from monosemy.artifact import Parent
 from monosemy.artifact import load as load_artifact
 from monosemy.data.tokenizer import fingerprint, open_tokenizer
+from monosemy.draft import MANIFEST
 from monosemy.files import file_digest
 from monosemy.runtime import UsageError
 

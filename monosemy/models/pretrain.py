@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from monosemy.artifact import Artifact, Draft, make
+from monosemy.artifact import Artifact, make
 from monosemy.data.rows import shuffled_rows
 from monosemy.data.tokens import TokenStore
+from monosemy.draft import Draft
 from monosemy.files import load_tensors, save_tensors
 from monosemy.models.gpt import Gpt, GptShape, save_as_gpt2
-from monosemy.runtime import MetricLog, Progress, UsageError, full_rate_products, pick_device
+from monosemy.runtime import MetricLog, Progress, UsageError, full_rate_products, pick_device, settings_of
 
 CHECKPOINT_EVERY_S = 20.0
 LOG_EVERY = 20
@@ -61,6 +62,11 @@ class PretrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"`{name}` (={value}) must be at least 1")
+        for name in ("warmup", "weight_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"`{name}` (={getattr(self, name)}) must be from 0 to 1")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"`seed` (={self.seed}) must be from 0 to 2^63 - 1")
         if not 0 < self.lr < 1:
             raise UsageError(f"`lr` (={self.lr}) must be above 0 and below 1")
 
@@ -69,7 +75,7 @@ def pretrain(
     tokens: str | Path | TokenStore, *, out: str | Path, settings: PretrainSettings | None = None, **options: Any
 ) -> Artifact:
     """Train a GPT on the training rows of `tokens` into the folder `out`. `options` are fields of PretrainSettings."""
-    settings = settings or PretrainSettings(**options)
+    settings = settings or settings_of(PretrainSettings, options)
     store = TokenStore.open(tokens)
     if len(store.train_rows) < 1:
         raise UsageError(f"{store.artifact.path}: holds no training rows; tokenize more text or lower --holdout")

@@ -36,7 +36,8 @@ class Table:
 def payload(index: FeatureIndex, most: int) -> dict[str, Any]:
     """What the script needs: numbers of every feature, and examples, logits and histogram of the `most` densest alive.
 
-    `examples` are [group, document, offset, peak, tokens, values]; group is "top", "random" or a quantile's number.
+    `examples` are [group, document, position of the peak in it, peak, tokens, values]; group is "top", "random" or the
+    number of a quantile.
     """
     table = index.table()
     densest = sorted((row for row in table if not row["dead"]), key=lambda row: -row["density"])[:most]
@@ -85,7 +86,7 @@ def _histogram(edges: Sequence[float], counts: Sequence[int]) -> dict[str, Any]:
 
 def _pack_example(group: str | int, example: Example, tokens: Table, documents: Table) -> list[Any]:
     numbers = [tokens[text] for text in example.tokens]
-    return [group, documents[example.document], example.offset, example.peak, numbers, _shorts(example.values)]
+    return [group, documents[example.document], example.position, example.peak, numbers, _shorts(example.values)]
 
 
 def _shorts(values: Sequence[float]) -> list[Any]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from monosemy.analysis.feature import FeatureIndex
-from monosemy.artifact import MANIFEST, Artifact, is_artifact
+from monosemy.artifact import Artifact, is_artifact
+from monosemy.draft import MANIFEST
 from monosemy.metrics.evaluate import Scores
 from monosemy.runtime import UsageError
 

@@ -54,7 +54,8 @@ def train_stacks(
                 _refuse_nan(stacks, metrics, done)
                 if log is not None:
                     log.write(done, {"members": metrics})
-            if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+            # Never after the last step: a run that goes on must have a step to take its last metrics from.
+            if checkpoint is not None and done < steps and time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
                 _save(stacks, done, checkpoint)
                 saved_at = time.monotonic()
             bar.advance()

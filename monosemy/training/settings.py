@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from monosemy.dictionaries.store import VARIANTS
-from monosemy.runtime import UsageError
+from monosemy.runtime import UsageError, check_choices
 
 Penalty = Literal["sum", "interim", "norm-weighted"]
 Scale = Literal["unit", "none"]
@@ -61,6 +61,10 @@ class TrainSettings:
     """auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
+        check_choices(self, penalty=get_args(Penalty), scale=get_args(Scale))
+        for name in ("variant", "l1", "k", "seed"):
+            if not getattr(self, name):
+                raise UsageError(f"`{name}` is empty; give at least one value, or leave it out")
         for name in self.variant:
             if name not in VARIANTS:
                 raise UsageError(f"`variant` (={name}) must be one of {', '.join(VARIANTS)}")

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from monosemy.artifact import Draft, make
+from monosemy.artifact import make
 from monosemy.data.activations import ActivationStore
 from monosemy.data.rows import ArrayRows, RowSource, rows_of
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import DictionaryStore, member_file, save_dictionary
-from monosemy.runtime import UsageError, pick_device
+from monosemy.draft import Draft
+from monosemy.runtime import UsageError, pick_device, settings_of
 from monosemy.training.ensemble import Ensemble, ensembles_of
 from monosemy.training.loop import train_stacks
 from monosemy.training.settings import Member, TrainSettings, default_steps, grid
@@ -35,7 +36,7 @@ def train(
     store = ActivationStore.open(activations)
     members = grid(settings, store.d_in)
     steps = settings.steps or default_steps(settings.batch, store.n_rows)
-    config = {**asdict(settings), "width": sorted({m.width for m in members}), "steps": steps}
+    config = {**asdict(settings), "width": list(dict.fromkeys(member.width for member in members)), "steps": steps}
     del config["device"]
 
     def write(draft: Draft) -> dict[str, Any]:
@@ -48,7 +49,9 @@ def train(
             save_dictionary(draft.file(member_file(number)), stack.export(i))
             rows.append({"member": number, **asdict(member), "training": last})
         rows.sort(key=lambda row: row["member"])
-        return {"members": rows, "d_in": store.d_in, "site": store.site}
+        model = store.artifact.manifest["parents"].get("model")
+        origin = {"model": model and model["id"], "skip_bos": store.artifact.config.get("skip_bos", False)}
+        return {"members": rows, "d_in": store.d_in, "site": store.site, **origin}
 
     return DictionaryStore(make(out, "dictionaries", config, {"activations": store.artifact.as_parent()}, write))
 
@@ -93,16 +96,12 @@ def fit_grid(
 
 def settings_from(**options: Any) -> TrainSettings:
     """TrainSettings from keywords, where a field that takes several values may be given one."""
-    unknown = options.keys() - TrainSettings.__dataclass_fields__.keys()
-    if unknown:
-        raise UsageError(
-            f"unknown settings {sorted(unknown)}; there are {', '.join(TrainSettings.__dataclass_fields__)}"
-        )
     for name in LISTS:
         if name in options:
             value = options[name]
-            options[name] = (value,) if isinstance(value, str | int | float) else tuple(value)
-    return TrainSettings(**options)
+            values = (value,) if isinstance(value, str | int | float | np.generic) else tuple(value)
+            options[name] = tuple(item.item() if isinstance(item, np.generic) else item for item in values)
+    return settings_of(TrainSettings, options)
 
 
 def _stacks(members: list[Member], settings: TrainSettings, rows: RowSource) -> list[Ensemble]:
@@ -117,4 +116,6 @@ def _rows(x: Any) -> RowSource:
     if hasattr(x, "batches") and hasattr(x, "statistics"):
         rows: RowSource = x
         return rows
+    if isinstance(x, str | bytes) or not isinstance(x, Iterable):
+        raise UsageError(f"`x` is of type {type(x).__name__}; give an array, a tensor or an iterator of them")
     return rows_of(x)

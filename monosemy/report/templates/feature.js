@@ -126,7 +126,7 @@ function examples(row, data) {
   return [box];
 }
 
-function exampleLine([group, document_, offset, peak, tokens, values], row, data) {
+function exampleLine([group, document_, position, peak, tokens, values], row, data) {
   const name = data.documents[document_];
   const text = element("div", { className: "text", dir: "auto", tabIndex: 0, role: "group" });
   text.setAttribute("aria-label", `${name}: arrow keys read token by token`);
@@ -135,11 +135,12 @@ function exampleLine([group, document_, offset, peak, tokens, values], row, data
     const span = element("span", { className: "t", title: String(values[place]) }, ...(silent ? [] : visible(data.tokens[token])));
     if (values[place] > 0 && row.max > 0) span.style.setProperty("--a", Math.min(1, values[place] / row.max).toFixed(3));
     if (place === peak && group !== "random") span.classList.add("peak");
-    Object.assign(span.dataset, { place: offset + place - peak, source: name });
+    const own = position + place - peak; // below 0 in the document before, which shares the row
+    span.dataset.source = own < 0 ? `before ${name}` : `${name} · token ${whole(own)}`;
     text.append(span);
   });
   const value = group === "random" ? "" : digits(values[peak], 4);
-  const source = `${name} · token ${whole(offset)}`;
+  const source = `${name} · token ${whole(position)}`;
   return element("div", { className: "example" }, element("span", { className: "value", textContent: value }), text,
     element("span", { className: "source", title: source }, element("bdi", { dir: "ltr", textContent: source })));
 }
@@ -149,7 +150,7 @@ function readout(box) {
     box.querySelectorAll(".cursor").forEach((other) => other.classList.remove("cursor"));
     token.classList.add("cursor");
     const label = element("b", {}, ...visible(token.textContent));
-    byId("readout").replaceChildren(label, `  ${token.title}   ${token.dataset.source} · token ${whole(Number(token.dataset.place))}`);
+    byId("readout").replaceChildren(label, `  ${token.title}   ${token.dataset.source}`);
   };
   for (const kind of ["mouseover", "click"]) {
     box.addEventListener(kind, (event) => { const token = event.target.closest(".t"); if (token) say(token); });
