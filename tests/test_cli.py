@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -204,6 +205,21 @@ def test_features_and_scores_refuse_another_model(small: Path, capsys: pytest.Ca
         assert "not the one" in fails(command, small, capsys)
 
 
+def test_a_skipped_bos_is_skipped_everywhere(small: Path) -> None:
+    from monosemy.analysis.index import FeatureIndex
+    from monosemy.data.tokens import TokenStore
+
+    model = shared("models/stories260K")
+    run(f"harvest {model} RUN/tokens --site layers.3.resid_post --skip-bos --out RUN/spared", small)
+    assert ActivationStore.open(small / "spared").n_all < TokenStore.open(small / "tokens").n_tokens
+    run("train RUN/spared --width 32 --steps 40 --out RUN/grid", small)
+    run(f"features RUN/grid --member 0 --model {model} --tokens RUN/tokens --out RUN/index", small)
+    index = FeatureIndex.open(small / "index")
+    examples = [example for i in range(32) for example in index.feature(i).examples["top"]]
+    assert examples
+    assert not any(example.tokens[example.peak] == "<s>" for example in examples)
+
+
 def test_dictionaries_of_another_width_are_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = shared("models/stories260K")
     run("train RUN/activations --width 16 --steps 5 --out RUN/dictionaries", small)
@@ -275,6 +291,15 @@ def test_a_full_disk_is_said_in_one_line_and_finished_work_is_kept(
     assert "goes on from there" in line
     assert load(full_disk / "tokens", "tokens").info["n_tokens"] > 0
     assert not (full_disk / "x").exists()
+
+
+def test_a_full_disk_under_a_database_is_an_ordinary_disk_error(full_disk: Path) -> None:
+    from monosemy.files import new_database
+
+    with pytest.raises(OSError, match="full") as error, new_database(full_disk / "rows.sqlite") as rows:
+        rows.execute("CREATE TABLE t (text TEXT)")
+        rows.executemany("INSERT INTO t VALUES (?)", (("x" * 1000,) for _ in range(3000)))
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ class ActivationStore:
         return self.n_all - (self.n_rows or 0) or self.n_all
 
     def statistics(self) -> RowStatistics:
-        """Mean and norms of all rows, as they were when written."""
+        """Mean and norms of all rows (held-out ones too), as they were when written."""
         info = self.artifact.info
         mean_D = load_tensors(self.artifact.path / "statistics.safetensors")["mean"]
         return RowStatistics(mean_D, info["mean_norm"], info["mean_square_norm"], info["n_rows"])
