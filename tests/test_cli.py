@@ -296,9 +296,13 @@ def test_a_full_disk_is_said_in_one_line_and_finished_work_is_kept(
 def test_a_full_disk_under_a_database_is_an_ordinary_disk_error(full_disk: Path) -> None:
     from monosemy.files import new_database
 
-    with pytest.raises(OSError, match="full") as error, new_database(full_disk / "rows.sqlite") as rows:
-        rows.execute("CREATE TABLE t (text TEXT)")
-        rows.executemany("INSERT INTO t VALUES (?)", (("x" * 1000,) for _ in range(3000)))
+    def fill() -> None:
+        with new_database(full_disk / "rows.sqlite") as rows:
+            rows.execute("CREATE TABLE t (text TEXT)")
+            rows.executemany("INSERT INTO t VALUES (?)", (("x" * 1000,) for _ in range(3000)))
+
+    with pytest.raises(OSError, match="full") as error:
+        fill()
     assert error.value.errno == errno.ENOSPC
 
 
