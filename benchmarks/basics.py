@@ -48,7 +48,7 @@ def store_of(folder: Path, rows: int, width: int, dtype: torch.dtype) -> Activat
         for start in range(0, rows, 10_000):
             count = min(10_000, rows - start)
             writer.add(torch.randn(count, width), torch.arange(start, start + count))
-        return {**writer.finish(), "n_train": rows}
+        return writer.finish(rows)
 
     return ActivationStore(make(folder, "activations", {"site": "none"}, {}, write))
 

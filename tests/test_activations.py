@@ -29,7 +29,7 @@ def store_of(path: Path, x_XD: torch.Tensor, n_train: int, dtype: torch.dtype = 
         for start in range(0, len(x_XD), 37):
             piece = x_XD[start : start + 37]
             writer.add(piece, 1000 + start + torch.arange(len(piece)))
-        return {**writer.finish(), "n_train": n_train}
+        return writer.finish(n_train)
 
     return ActivationStore(make(path, "activations", {"site": "here"}, {}, write))
 
@@ -59,12 +59,15 @@ def test_training_reads_only_training_rows_and_held_out_are_the_rest(tmp_path: P
     assert torch.equal(next(stream), next(later))
 
 
-def test_statistics_are_those_of_the_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_train", [530, 450, 400, 250, 3, 0])
+def test_statistics_are_those_of_the_training_rows(tmp_path: Path, n_train: int) -> None:
     x = torch.randn(530, D) + 2
-    found = store_of(tmp_path / "a", x, 530).statistics()
-    torch.testing.assert_close(found.mean_D, x.mean(0))
-    assert found.mean_norm == pytest.approx(float(x.norm(dim=1).mean()))
-    assert found.mean_square_norm == pytest.approx(float(x.square().sum(1).mean()))
+    found = store_of(tmp_path / "a", x, n_train).statistics()
+    seen = x[:n_train] if n_train else x
+    torch.testing.assert_close(found.mean_D, seen.mean(0))
+    assert found.mean_norm == pytest.approx(float(seen.norm(dim=1).mean()))
+    assert found.mean_square_norm == pytest.approx(float(seen.square().sum(1).mean()))
+    assert found.count == len(seen)
 
 
 def test_a_writer_goes_on_after_the_whole_shards_of_an_earlier_one(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_a_writer_goes_on_after_the_whole_shards_of_an_earlier_one(tmp_path: Pat
     second = ActivationWriter(draft, D, torch.float32)
     assert second.rows_written == 200
     second.add(x[200:], torch.arange(200, 350))
-    assert second.finish()["n_rows"] == 350
+    assert second.finish(300)["n_rows"] == 350
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -98,7 +101,7 @@ def test_mixed_widths_and_empty_stores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="widths cannot be mixed"):
         writer.add(torch.zeros(3, D + 1), torch.arange(3))
     with pytest.raises(UsageError, match="no activations"):
-        writer.finish()
+        writer.finish(0)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered"])

@@ -42,7 +42,7 @@ def store_of(path: Path, x_XD: torch.Tensor) -> ActivationStore:
     def write(draft: Draft) -> dict[str, Any]:
         writer = ActivationWriter(draft, x_XD.shape[1], torch.float32)
         writer.add(x_XD, torch.arange(len(x_XD)))
-        return {**writer.finish(), "n_train": len(x_XD) * 9 // 10}
+        return writer.finish(len(x_XD) * 9 // 10)
 
     return ActivationStore(make(path, "activations", {"site": "here"}, {}, write))
 

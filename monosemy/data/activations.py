@@ -58,23 +58,30 @@ class ActivationWriter:
             _explain_bad_values(x_XD, offset_X, self.dtype)
         self._filled += len(x_XD)
 
-    def finish(self) -> dict[str, float | int]:
-        """Write what is left and the statistics; gives what belongs into the manifest."""
+    def finish(self, n_train: int) -> dict[str, float | int]:
+        """Write what is left, and the statistics of the first `n_train` rows, those that training will see (of all
+        rows where that is none); gives what belongs into the manifest."""
         if self._filled:
             self._write_shard()
         if not self.shards:
             raise UsageError("no activations were written: the token rows are empty")
-        sums = [load_tensors(shard) for shard in self.shards]
-        n_rows = sum(len(tensors["offset"]) for tensors in sums)
-        mean_D = torch.stack([tensors["sum"] for tensors in sums]).sum(0) / n_rows
-        norms = torch.stack([tensors["norms"] for tensors in sums]).sum(0) / n_rows
-        save_tensors(self.draft.file("statistics.safetensors"), {"mean": mean_D.float()})
+        sum_D, norms = torch.zeros(self.d_in, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        n_rows, counted = 0, 0
+        for shard in self.shards:
+            tensors = map_tensors(shard)  # of most shards only the sums are read
+            rows = len(tensors["offset"])
+            wanted = min(rows, max(0, n_train - n_rows)) if n_train else rows
+            parts = (tensors["sum"], tensors["norms"]) if wanted == rows else _sums(tensors["x"][:wanted])
+            sum_D, norms = sum_D + parts[0], norms + parts[1]
+            n_rows, counted = n_rows + rows, counted + wanted
+        save_tensors(self.draft.file("statistics.safetensors"), {"mean": (sum_D / counted).float()})
         return {
             "n_rows": n_rows,
+            "n_train": n_train,
             "d_in": self.d_in,
             "shard_rows": self.shard_rows,
-            "mean_norm": float(norms[0]),
-            "mean_square_norm": float(norms[1]),
+            "mean_norm": float(norms[0] / counted),
+            "mean_square_norm": float(norms[1] / counted),
         }
 
     def _write_shard(self) -> None:
@@ -113,10 +120,10 @@ class ActivationStore:
         return self.n_all - (self.n_rows or 0) or self.n_all
 
     def statistics(self) -> RowStatistics:
-        """Mean and norms of all rows (held-out ones too), as they were when written."""
+        """Mean and norms of the training rows (of all rows where there are none)."""
         info = self.artifact.info
         mean_D = load_tensors(self.artifact.path / "statistics.safetensors")["mean"]
-        return RowStatistics(mean_D, info["mean_norm"], info["mean_square_norm"], info["n_rows"])
+        return RowStatistics(mean_D, info["mean_norm"], info["mean_square_norm"], info["n_train"] or info["n_rows"])
 
     def batches(self, batch: int, seed: int, start: int = 0) -> Iterator[torch.Tensor]:
         """An endless stream of shuffled training rows `x_BD` fp32, from batch `start` on."""

@@ -132,7 +132,7 @@ def _write(draft: Draft, network: LanguageModel, store: TokenStore, settings: Ha
             x_XD = x_BCD.flatten(0, 1) if kept_BC.all() else x_BCD[kept_BC.to(x_BCD.device)]
             writer.add(x_XD[skip:], offset_BC[kept_BC][skip:])
             bar.advance(len(x_XD) - skip)
-    return {**writer.finish(), "n_train": plan.n_train}
+    return writer.finish(plan.n_train)
 
 
 def _plan(store: TokenStore, settings: HarvestSettings) -> _Plan:
