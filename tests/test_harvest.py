@@ -209,8 +209,8 @@ def test_killed_after_the_last_shard(place: Path, tmp_path: Path, monkeypatch: p
     whole = harvest(place / "model", place / "packed", out=tmp_path / "whole", site=SITE)
     finish = activations.ActivationWriter.finish
 
-    def killed(self: Any) -> Any:
-        finish(self)
+    def killed(self: Any, n_train: int) -> Any:
+        finish(self, n_train)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(activations.ActivationWriter, "finish", killed)
