@@ -100,7 +100,8 @@ class ActivationStore:
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         info = artifact.info
-        shards = [map_tensors(path) for path in sorted(artifact.path.glob("shard-*.safetensors"))]
+        names = sorted(name for name in artifact.manifest["files"] if name.startswith("shard-"))
+        shards = [map_tensors(artifact.path / name) for name in names]
         self._x, self._offset = [shard["x"] for shard in shards], [shard["offset"] for shard in shards]
         self._shard_rows: int = info["shard_rows"]
         self.stored_dtype = self._x[0].dtype
