@@ -46,6 +46,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_numbers(tmp_path: Path) -> 
                 time.sleep(0.002)
             time.sleep(0.05)
             run.send_signal(signal.SIGKILL)
+        assert run.returncode == -signal.SIGKILL, f"the run was over before it was killed at {kind}"
     killed = subprocess.run(command(tmp_path, "killed"), check=True, capture_output=True, text=True).stdout
 
     for kind in KINDS:

@@ -78,7 +78,7 @@ def test_rows_are_the_models_own(kind: str, place: Path, tmp_path: Path) -> None
         "tokens": str(place / kind),
     }
     torch.testing.assert_close(store.statistics().mean_D, expected[: store.n_rows].mean(0), rtol=1e-4, atol=1e-6)
-    texts = [tokens.token_text(int(tokens.tokens_T[offset])) for offset in found[:3]]
+    texts = [tokens.tokenizer.decode([int(tokens.tokens_T[offset])], skip_special_tokens=False) for offset in found[:3]]
     assert "".join(texts).startswith("story")
 
 

@@ -132,12 +132,6 @@ class TokenStore:
         span = range(self.n_rows) if rows is None else rows
         return int(self.row_lengths_R[span.start : span.stop].sum())
 
-    def token_text(self, token_id: int) -> str:
-        """One token as text, with its leading blank; a byte that is no character alone shows as U+FFFD."""
-        return str(self.tokenizer.decode([token_id], skip_special_tokens=False)) or (
-            self.tokenizer.id_to_token(token_id) or ""
-        )
-
 
 def tokenize(source: str, *, out: str | Path, settings: TokenSettings | None = None, **options: Any) -> TokenStore:
     """Tokenize the documents of `source` into the store `out`.

@@ -148,6 +148,6 @@ def _own(model: Any, getter: str) -> nn.Module | None:
     """The module that transformers itself names, if it does for this class."""
     try:
         found = getattr(model, getter)()
-    except NotImplementedError:
+    except NotImplementedError:  # transformers' way of saying that this class names none; the trace finds it
         return None
     return found if isinstance(found, nn.Module) else None
