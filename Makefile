@@ -41,8 +41,8 @@ bench-env: .bench-env/.ready
 
 .bench-env/.ready: pyproject.toml
 	test -x .bench-env/bin/python || python3 -m venv .bench-env
-	.bench-env/bin/python -m pip install --quiet torch==2.13.0 sae-lens
-	.bench-env/bin/python -m pip install --quiet --no-deps --editable .
+	.bench-env/bin/python -m pip install --quiet torch==2.13.0 sae-lens nnsight
+	.bench-env/bin/python -m pip install --quiet --no-deps dictionary-learning --editable .
 	touch .bench-env/.ready
 
 clean:

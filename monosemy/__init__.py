@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from monosemy.analysis.index import FeatureIndex, features
     from monosemy.artifact import load
     from monosemy.data.activations import ActivationStore
+    from monosemy.data.synthetic import World, WorldSettings
     from monosemy.data.tokens import TokenStore, tokenize
     from monosemy.dictionaries.baselines import neuron_basis, pca, random_directions
     from monosemy.dictionaries.dictionary import Dictionary
     from monosemy.dictionaries.store import DictionaryStore, load_dictionary, save_dictionary
     from monosemy.metrics.evaluate import Scores, evaluate
     from monosemy.metrics.fidelity import fidelity
-    from monosemy.metrics.recovery import mcs, mmcs, mmcs_to_truth, one_to_one
+    from monosemy.metrics.matching import one_to_one
+    from monosemy.metrics.recovery import mcs, mmcs, mmcs_to_truth
+    from monosemy.metrics.selection import advise
+    from monosemy.metrics.truth import truth_scores
     from monosemy.models.harvest import harvest
     from monosemy.models.language_model import LanguageModel
     from monosemy.models.pretrain import pretrain
@@ -46,6 +50,9 @@ _HOME = {
     "Scores": "metrics.evaluate",
     "TokenStore": "data.tokens",
     "UsageError": "runtime",
+    "World": "data.synthetic",
+    "WorldSettings": "data.synthetic",
+    "advise": "metrics.selection",
     "evaluate": "metrics.evaluate",
     "features": "analysis.index",
     "fidelity": "metrics.fidelity",
@@ -58,13 +65,14 @@ _HOME = {
     "mmcs": "metrics.recovery",
     "mmcs_to_truth": "metrics.recovery",
     "neuron_basis": "dictionaries.baselines",
-    "one_to_one": "metrics.recovery",
+    "one_to_one": "metrics.matching",
     "pca": "dictionaries.baselines",
     "pretrain": "models.pretrain",
     "random_directions": "dictionaries.baselines",
     "save_dictionary": "dictionaries.store",
     "tokenize": "data.tokens",
     "train": "training.sweep",
+    "truth_scores": "metrics.truth",
     "write_report": "report.page",
 }
 
@@ -77,6 +85,9 @@ __all__ = [
     "Scores",
     "TokenStore",
     "UsageError",
+    "World",
+    "WorldSettings",
+    "advise",
     "evaluate",
     "features",
     "fidelity",
@@ -96,6 +107,7 @@ __all__ = [
     "save_dictionary",
     "tokenize",
     "train",
+    "truth_scores",
     "write_report",
 ]
 

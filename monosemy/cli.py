@@ -6,197 +6,33 @@ A request that cannot be met ends with one line on stderr and exit code 2; `--de
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
-from tyro.conf import Positional
 
-from monosemy.analysis.index import FeatureSettings
-from monosemy.data.tokens import TokenSettings
-from monosemy.metrics.evaluate import EvaluateSettings
-from monosemy.models.harvest import HarvestSettings
-from monosemy.models.pretrain import PretrainSettings
+from monosemy.commands import evaluate, features, harvest, pretrain, report, tokenize, train
 from monosemy.runtime import UsageError
-from monosemy.studies.demo import DemoSettings
-from monosemy.training.settings import TrainSettings
+from monosemy.world_commands import advise, baselines, demo, dynamics, superposition, world
 
 NOTHING_LOST = "nothing finished is lost; run the same command again and it goes on from there"
-
-
-def tokenize(source: Positional[str], /, settings: TokenSettings, out: Path = Path("tokens")) -> None:
-    """Text into a packed token store.
-
-    Args:
-        source: A text file, JSON lines (plain, .gz, .zst), a folder of those, hf:NAME for a Hugging Face data set, or
-            `stdlib` for the source text of this Python's standard library.
-        settings: How documents become rows.
-        out: Where the token store goes.
-    """
-    from monosemy.data.tokens import tokenize as run
-
-    store = run(source, out=out, settings=settings)
-    print(f"{out}: {store.n_tokens:,} tokens in {store.n_rows:,} rows, vocabulary {store.vocab_size:,}")
-
-
-def pretrain(tokens: Positional[Path], /, settings: PretrainSettings, out: Path | None = None) -> None:
-    """Train a small GPT on a token store, in a form that `transformers` loads too.
-
-    Args:
-        tokens: A folder that `monosemy tokenize` wrote.
-        settings: The network and how it is trained.
-        out: Where the model goes (default: `model` beside the tokens).
-    """
-    from monosemy.models.pretrain import pretrain as run
-
-    model = run(tokens, out=_beside(tokens, "model", out), settings=settings)
-    loss = model.info["validation_loss"]
-    held_out = "nothing was held out" if loss is None else f"held-out loss {loss:.4f} nats a token"
-    print(f"{model.path}: {model.info['parameters']:,} parameters, {held_out}")
-
-
-def harvest(
-    model: Positional[str], tokens: Positional[Path], /, settings: HarvestSettings, out: Path | None = None
-) -> None:
-    """The activations of a model at one site, on disk.
-
-    Args:
-        model: A local folder in Hugging Face format, or a Hub name.
-        tokens: A folder that `monosemy tokenize` wrote with the model's tokenizer.
-        settings: Which site, and how it is stored.
-        out: Where the activations go (default: `activations` beside the tokens).
-    """
-    from monosemy.models.harvest import harvest as run
-
-    store = run(model, tokens, out=_beside(tokens, "activations", out), settings=settings)
-    print(f"{store.artifact.path}: {store.n_all:,} rows of width {store.d_in} from {store.site}")
-
-
-def train(activations: Positional[Path], /, settings: TrainSettings, out: Path | None = None) -> None:
-    """Train a grid of dictionaries in one pass over the activations.
-
-    Args:
-        activations: A folder that `monosemy harvest` wrote.
-        settings: The grid and how it is trained; several values of one setting make a grid.
-        out: Where the dictionaries go (default: `dictionaries` beside the activations).
-    """
-    from monosemy.training.sweep import train as run
-
-    store = run(activations, out=_beside(activations, "dictionaries", out), settings=settings)
-    print(f"{store.artifact.path}: {len(store)} dictionaries; next: monosemy evaluate")
-
-
-def evaluate(
-    dictionaries: Positional[Path],
-    activations: Positional[Path],
-    /,
-    settings: EvaluateSettings,
-    model: str | None = None,
-    tokens: Path | None = None,
-    out: Path | None = None,
-    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> None:
-    """Score every dictionary of a grid on held-out activations, and spliced into the model.
-
-    Args:
-        dictionaries: A folder that `monosemy train` wrote.
-        activations: The activations they were trained on.
-        settings: On how much.
-        model: The model that was harvested; without it cross-entropy and KL are left blank.
-        tokens: Where the tokens are, if they were moved since the harvest.
-        out: Where the scores go (default: `scores` beside the dictionaries).
-        json: Print one JSON object a member instead of a table.
-    """
-    from monosemy.metrics.evaluate import evaluate as run
-
-    scores = run(
-        dictionaries,
-        activations,
-        out=_beside(dictionaries, "scores", out),
-        model=model,
-        tokens=tokens,
-        settings=settings,
-    )
-    if not scores.artifact.info["held_out"]:
-        print("monosemy: no rows were held out, so these scores are on rows that were trained on", file=sys.stderr)
-    if json:
-        _print_json_lines(scores.rows)
-        return
-    from monosemy.report.table import print_scores
-
-    print_scores(scores.rows, scores.chosen)
-    print(f"\nlook first at member {scores.chosen}: {scores.why}")
-
-
-def features(
-    dictionaries: Positional[Path],
-    /,
-    settings: FeatureSettings,
-    member: int,
-    model: str,
-    tokens: Path,
-    out: Path | None = None,
-) -> None:
-    """Index the features of one dictionary: examples, densities, logits, in one pass over the tokens.
-
-    Args:
-        dictionaries: A folder that `monosemy train` wrote.
-        settings: How many examples, how wide.
-        member: The number of the dictionary (`monosemy evaluate` lists them).
-        model: The model it was trained on.
-        tokens: The token store to search.
-        out: Where the index goes (default: `features` beside the dictionaries).
-    """
-    from monosemy.analysis.index import features as run
-
-    index = run(
-        dictionaries,
-        member=member,
-        model=model,
-        tokens=tokens,
-        out=_beside(dictionaries, "features", out),
-        settings=settings,
-    )
-    print(f"{index.artifact.path}: {index.n_features:,} features; next: monosemy report {index.artifact.path.parent}")
-
-
-def report(run: Positional[Path], /, out: Path | None = None) -> None:
-    """One page that shows a run: scores, densities, every feature; it works offline.
-
-    Args:
-        run: A folder that holds dictionaries, scores or features.
-        out: The page (default: report.html in the folder).
-    """
-    from monosemy.report.page import write_report
-
-    print(write_report(run, out))
-
-
-def demo(settings: DemoSettings, out: Path = Path("runs/demo")) -> None:
-    """Everything, offline: from the standard library's text to a page of features.
-
-    Args:
-        settings: What it reads and how long it works.
-        out: The run folder; finished stages in it are reused.
-    """
-    from monosemy.studies.demo import demo as run
-
-    run(out, settings)
-
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "tokenize": tokenize,
     "pretrain": pretrain,
     "harvest": harvest,
+    "world": world,
     "train": train,
+    "baselines": baselines,
     "evaluate": evaluate,
+    "advise": advise,
     "features": features,
     "report": report,
+    "study superposition": superposition,
+    "study dynamics": dynamics,
 }
 
 
@@ -206,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    if arguments[:1] == ["study"]:  # "study superposition" is one name of two words
+        arguments[:2] = [" ".join(arguments[:2])]
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -234,15 +72,6 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError | PermissionError | IsADirectoryError):
         return f"{error.filename}: cannot be written to ({error.strerror}); choose another place with --out"
     return text
-
-
-def _beside(path: Path, name: str, out: Path | None) -> Path:
-    return path.resolve().parent / name if out is None else out
-
-
-def _print_json_lines(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        print(json.dumps(row, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from monosemy.data.rows import ArrayRows
-from monosemy.dictionaries.baselines import neuron_basis, pca, random_directions
+from monosemy.dictionaries.baselines import BASELINES, neuron_basis, pca, random_directions
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import FORMS, VARIANTS
 from monosemy.metrics.fidelity import fidelity
 from monosemy.runtime import UsageError
+from monosemy.training.consensus import fit_consensus
 from monosemy.training.sweep import fit
 
 D = 10
@@ -21,9 +22,8 @@ X[5] = 0
 
 MAKERS: dict[str, Callable[[], Dictionary]] = {
     **{name: (lambda name=name: fit(X, variant=name, width=16, k=4, batch=100, steps=50)) for name in VARIANTS},
-    "neurons": lambda: neuron_basis(D),
-    "random": lambda: random_directions(ArrayRows(X), 16),
-    "pca": lambda: pca(ArrayRows(X)),
+    **{name: (lambda make=make: make(ArrayRows(X), 16, 0)) for name, make in BASELINES.items()},
+    "consensus": lambda: fit_consensus(X, width=16, batch=100, steps=200, members=2, threshold=0.3).dictionary,
 }
 
 

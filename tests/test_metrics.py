@@ -9,10 +9,12 @@ import torch
 
 from monosemy.dictionaries.baselines import LinearDictionary, neuron_basis
 from monosemy.dictionaries.relu import ReluDictionary
-from monosemy.metrics import recovery
+from monosemy.metrics import matching, recovery
 from monosemy.metrics.fidelity import Fidelity, fidelity
-from monosemy.metrics.recovery import mcs, mmcs, mmcs_to_truth, one_to_one, uniqueness
+from monosemy.metrics.matching import exclusive_mmcs, one_to_one
+from monosemy.metrics.recovery import mcs, mmcs, mmcs_to_truth, nearest, redundancy, uniqueness
 from monosemy.metrics.selection import choose
+from monosemy.runtime import UsageError
 
 
 def test_predicting_the_mean_scores_zero() -> None:
@@ -72,6 +74,9 @@ def test_mcs_equals_brute_force_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
     for block in (1, 4, 100):
         monkeypatch.setattr(recovery, "BLOCK", block)
         torch.testing.assert_close(mcs(a, b), brute)
+        cosine_N, index_N = nearest(a, b)
+        torch.testing.assert_close(cosine_N, brute)
+        torch.testing.assert_close(torch.cosine_similarity(a, b[index_N]), brute)
 
 
 def test_mmcs_closed_forms() -> None:
@@ -84,6 +89,29 @@ def test_mmcs_closed_forms() -> None:
     diagonal = torch.tensor([[1.0, 1.0]])
     assert mmcs(torch.eye(2), diagonal) == pytest.approx(2**-0.5)
     assert mcs(torch.zeros(1, 4), eye).item() == 0
+    assert nearest(eye, torch.cat([eye, eye]))[1].tolist() == [0, 1, 2, 3]  # the first of equals
+
+
+def test_directions_of_other_precision_and_none_at_all() -> None:
+    a, b = torch.randn(9, 5), torch.randn(7, 5)
+    torch.testing.assert_close(mcs(a.half(), b), mcs(a, b), atol=1e-3, rtol=0)
+    assert mcs(a.double(), b).dtype == torch.float64
+    with pytest.raises(UsageError, match="d_in"):
+        mcs(a, b[:, :4])
+    with pytest.raises(UsageError, match="0 rows"):
+        mcs(a, b[:0])
+
+
+def test_large_comparisons_need_one_block_and_no_copy_of_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every allocation of the comparison is at most a block of cosines or of directions."""
+    n, d, block = 512, 256, 32
+    monkeypatch.setattr(recovery, "BLOCK", block)
+    a, b = torch.randn(n, d), torch.randn(n, d)
+    with torch.profiler.profile(profile_memory=True) as seen:
+        nearest(a, b)
+    allocated = [event.self_cpu_memory_usage for event in seen.events()]
+    assert max(allocated) >= block * d * 4  # the profiler does see a block of directions
+    assert max(allocated) < n * d * 4
 
 
 def test_one_to_one_is_the_best_assignment() -> None:
@@ -94,15 +122,78 @@ def test_one_to_one_is_the_best_assignment() -> None:
         sum(float(cosines[row, column]) for row, column in enumerate(columns)) / 5
         for columns in itertools.permutations(range(6), 5)
     )
-    matching = one_to_one(a, b)
-    assert matching.mcc == pytest.approx(best)
-    assert len(set(matching.columns_P.tolist())) == 5
-    assert matching.mcc <= mmcs_to_truth(a, b) + 1e-6  # sharing is allowed there
+    for found in (one_to_one(a, b), one_to_one(b, a)):
+        assert found.mcc == pytest.approx(best)
+        assert found.gap == 0
+        assert found.rows_P.tolist() == sorted(set(found.rows_P.tolist()))
+        assert len(set(found.columns_P.tolist())) == 5
+        assert found.mcc <= mmcs_to_truth(a, b) + 1e-6  # sharing is allowed there
+    ahead, back = one_to_one(a, b), one_to_one(b, a)
+    assert {*zip(ahead.rows_P.tolist(), ahead.columns_P.tolist(), strict=True)} == {
+        *zip(back.columns_P.tolist(), back.rows_P.tolist(), strict=True)
+    }
 
 
-def test_uniqueness_sees_copies() -> None:
-    assert uniqueness(torch.eye(4), torch.eye(4)) == 1
-    assert uniqueness(torch.eye(4), torch.ones(1, 4)) == 0.25
+def directions(kind: str, n: int, d: int, g: torch.Generator) -> torch.Tensor:
+    """Rows without structure, in clusters, or copies of few directions."""
+    if kind == "random":
+        return torch.randn(n, d, generator=g)
+    centres_CD = torch.randn(20, d, generator=torch.Generator().manual_seed(5))
+    spread = 0.5 if kind == "clustered" else 0.0
+    return centres_CD[torch.randint(20, (n,), generator=g)] + spread * torch.randn(n, d, generator=g)
+
+
+@pytest.mark.parametrize("kind", ["random", "clustered", "copies"])
+@pytest.mark.parametrize(("n", "wide"), [(300, 300), (200, 400), (400, 200)])
+def test_the_sparse_matching_is_within_its_gap_of_the_optimum(
+    kind: str, n: int, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = torch.Generator().manual_seed(n)
+    a, b = directions(kind, n, 24, g), directions(kind, wide, 24, g)
+    best = one_to_one(a, b).mcc
+    for candidates, group in ((2, 7), (8, 4096), (64, 50), (500, 4096)):
+        monkeypatch.setattr(matching, "CANDIDATES", candidates)
+        monkeypatch.setattr(matching, "LEFT_OVER", group)
+        monkeypatch.setattr(recovery, "BLOCK", 150)
+        found = one_to_one(a, b, exact_up_to=0)
+        assert (
+            len(found.rows_P) == len(set(found.rows_P.tolist())) == len(set(found.columns_P.tolist())) == min(n, wide)
+        )
+        torch.testing.assert_close(found.cosines_P, torch.cosine_similarity(a[found.rows_P], b[found.columns_P]))
+        assert found.mcc <= best + 1e-6
+        assert found.bound >= best - 1e-6
+        assert found.gap == pytest.approx(found.bound - found.mcc, abs=1e-6)
+        assert candidates < 500 or found.gap < 1e-6  # every column is a candidate: proven to be the optimum
+
+
+def test_the_sparse_matching_states_a_gap_where_its_candidates_do_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four rows want the one near column: with one candidate each, three are thought to get what one does."""
+    monkeypatch.setattr(matching, "CANDIDATES", 1)
+    found = one_to_one(torch.eye(4)[:1].repeat(4, 1), torch.eye(4), exact_up_to=0)
+    assert found.mcc == pytest.approx(0.25)  # the optimum
+    assert found.bound == pytest.approx(1, abs=1e-6)
+
+
+def test_uniqueness_and_redundancy_see_copies() -> None:
+    eye = torch.eye(4)
+    assert uniqueness(eye, eye) == 1
+    assert uniqueness(eye, torch.ones(1, 4)) == 0.25
+    assert redundancy(eye, eye) == 1
+    assert redundancy(eye, eye.repeat(3, 1)) == 3
+    assert redundancy(eye, torch.cat([eye[:2], eye[:1], torch.ones(5, 4)])) == 1.5  # 2 of one, 1 of another
+    assert redundancy(eye, torch.ones(3, 4)) is None
+    assert redundancy(eye, torch.ones(3, 4), threshold=0.4) == 3  # cosine 0.5 with all: the first
+
+
+def test_exclusive_mmcs_closed_forms() -> None:
+    eye = torch.eye(6)
+    assert exclusive_mmcs(eye, 2 * eye.flip(0)) == 1
+    assert exclusive_mmcs(eye, eye.repeat(2, 1)) == pytest.approx(1 / 2)  # MMCS is 1
+    assert exclusive_mmcs(eye, eye[:2]) == pytest.approx(1 / 3)
+    assert exclusive_mmcs(eye, eye[:1].repeat(6, 1)) == pytest.approx(1 / 6)
+    assert exclusive_mmcs(eye[:5], eye) == pytest.approx(5 / 6)  # one beyond the truth
+    assert exclusive_mmcs(eye, torch.cat([eye, torch.zeros(9, 6)])) == 1  # directions of length 0 are not there
+    assert exclusive_mmcs(eye, torch.zeros(9, 6)) == 0
 
 
 def row(member: int, **values: float | None) -> dict[str, float | int | None]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ import torch
 from monosemy.artifact import Artifact, make
 from monosemy.data import rows as rows_module
 from monosemy.data.activations import ActivationStore, ActivationWriter
-from monosemy.dictionaries.store import DictionaryStore, load_dictionary, save_dictionary
+from monosemy.data.rows import ArrayRows
+from monosemy.dictionaries.store import VARIANTS, DictionaryStore, load_dictionary, save_dictionary
 from monosemy.draft import Draft
 from monosemy.metrics.fidelity import fidelity
 from monosemy.metrics.recovery import mmcs_to_truth
 from monosemy.runtime import UsageError
 from monosemy.training import loop
-from monosemy.training.settings import Member, TrainSettings, default_steps, grid, schedule
-from monosemy.training.sweep import fit, fit_grid, train
+from monosemy.training.dead import DeadSettings
+from monosemy.training.ensemble import Ensemble, ensembles_of
+from monosemy.training.schedule import Schedule
+from monosemy.training.settings import Member, TrainSettings, default_steps, grid
+from monosemy.training.sweep import fit, fit_grid, settings_from, train
 
 D, G = 24, 32
 
@@ -49,7 +54,12 @@ def store_of(path: Path, x_XD: torch.Tensor) -> ActivationStore:
 
 @pytest.mark.parametrize(
     ("variant", "options", "least"),
-    [("relu", {"l1": 0.1}, 0.97), ("tied", {"l1": 0.3}, 0.93), ("topk", {"k": 3}, 0.9)],
+    [
+        ("relu", {"l1": 0.1}, 0.97),
+        ("tied", {"l1": 0.3}, 0.93),
+        ("denoising", {"l1": 0.1, "noise": 0.05}, 0.97),
+        ("topk", {"k": 3}, 0.9),
+    ],
 )
 def test_known_features_are_found(variant: str, options: dict[str, Any], least: float) -> None:
     F_GD, x = world()
@@ -109,8 +119,8 @@ def test_interim_weights_follow_the_formula() -> None:
 
 
 def test_the_schedule_rises_holds_and_falls() -> None:
-    settings = TrainSettings(warmup=0.1, decay=0.2)
-    lr, l1 = zip(*(schedule(step, 100, settings) for step in range(100)), strict=True)
+    schedule = Schedule(warmup=0.1, decay=0.2)
+    lr, l1 = zip(*(schedule.factors(step, 100) for step in range(100)), strict=True)
     assert lr[0] == l1[0] == pytest.approx(0.1)
     assert lr[10:80] == (1.0,) * 70
     assert l1[10:] == (1.0,) * 90
@@ -125,19 +135,63 @@ def test_default_steps_read_the_rows_four_times_within_bounds() -> None:
     assert default_steps(1000, None) == 1000
 
 
+def test_flat_names_find_their_group() -> None:
+    settings = settings_from(warmup=0.9, decay=0.1, remedy="ghost", l1=np.float32(0.5), seed=3)
+    assert settings.schedule == Schedule(warmup=0.9, decay=0.1)
+    assert settings.dead == DeadSettings(remedy="ghost")
+    assert (settings.l1, settings.seed) == ((0.5,), (3,))
+    assert settings_from(schedule=Schedule(warmup=0.3), decay=0.4).schedule == Schedule(warmup=0.3, decay=0.4)
+
+
+def test_a_watcher_sees_the_stacks_before_training_and_after_each_step() -> None:
+    x = world(1000)[1]
+    seen = []
+
+    def watch(step: int, stacks: Sequence[Ensemble]) -> None:
+        seen.append((step, [stack.step_count for stack in stacks], stacks[0].export(0).W_dec_ND))
+
+    options: dict[str, Any] = {"variant": ("relu", "topk"), "width": 8, "k": 2, "batch": 100, "steps": 7}
+    found = fit_grid(x, watch=watch, **options)
+    assert [(step, counts) for step, counts, _ in seen] == [(step, [step, step]) for step in range(8)]
+    assert torch.equal(seen[-1][2], found[0][1].W_dec_ND)
+    assert not torch.equal(seen[0][2], seen[1][2])
+    assert torch.equal(found[0][1].W_dec_ND, fit_grid(x, **options)[0][1].W_dec_ND)
+
+
+class Pairs(ArrayRows):
+    """Rows with noise, and what they are without it."""
+
+    paired = True
+
+    def __init__(self, clean: torch.Tensor) -> None:
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
+        super().__init__(clean + 0.1 * noise)
+        self.clean = clean
+
+    def pairs(self, batch: int, seed: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The same shuffled rows of both."""
+        yield from zip(self.batches(batch, seed, start), ArrayRows(self.clean).batches(batch, seed, start), strict=True)
+
+
+def test_rows_in_pairs_are_trained_towards_their_target() -> None:
+    """A clean target is reconstructed better by training towards it than towards the noisy rows themselves."""
+    noisy = Pairs(world(5000)[1])
+    options: dict[str, Any] = {"width": G, "l1": 0.02, "lr": 3e-3, "batch": 256, "steps": 800}
+    towards_clean, towards_itself = fit(noisy, **options), fit(noisy.x_XD, **options)
+    errors = [float((d.reconstruct(noisy.x_XD) - noisy.clean).square().sum()) for d in (towards_clean, towards_itself)]
+    assert errors[0] < 0.8 * errors[1]
+
+
 def test_dead_features_are_those_not_active_in_the_last_steps() -> None:
     x = world(3000)[1]
-    settings = TrainSettings(width=(16,), l1=(50.0,), batch=128, dead_after=15, steps=40, lr=(0.01,))
-    from monosemy.data.rows import ArrayRows
-    from monosemy.training.ensemble import ensembles_of
-
+    settings = settings_from(width=16, l1=50.0, batch=128, dead_after=15, steps=40, lr=0.01)
     rows = ArrayRows(x)
     [stack] = ensembles_of(grid(settings, D), settings, rows.statistics(), torch.device("cpu"), 128)
     fired = []
     stream = rows.batches(128, 0)
     for _ in range(40):
         statistics = stack.step(next(stream))
-        fired.append((stack.work.codes_MBN > 0).any(dim=1))
+        fired.append((stack.work.codes_MNB > 0).any(dim=2))
         assert torch.equal(fired[-1], statistics.fired_MN)
         expected = (~torch.stack(fired[-15:]).any(dim=0)).sum() if len(fired) >= 15 else torch.tensor(0)
         assert stack.metrics(statistics)[0]["dead"] == expected
@@ -165,7 +219,7 @@ class _Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("variant", ["relu", "tied", "topk"])
+@pytest.mark.parametrize("variant", list(VARIANTS))
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
@@ -234,7 +288,7 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"variant": "magic"}, "must be one of relu, tied, topk"),
+        ({"variant": "magic"}, "must be one of relu, tied, denoising, topk"),
         ({"variant": "topk", "k": 512, "width": 256}, r"`k` \(=512\) must be at most the dictionary width \(=256\)"),
         ({"width": 0}, "`width`.*at least 1"),
         ({"l1": -1.0}, "`l1`.*at least 0"),
@@ -246,6 +300,8 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
         ({"penalty": "sums"}, "`penalty`.*sum, interim, norm-weighted"),
         ({"scale": "units"}, "`scale`.*unit, none"),
         ({"l1": ()}, "`l1` is empty"),
+        ({"variant": "denoising", "noise": -0.1}, "`noise`.*at least 0"),
+        ({"variant": "denoising", "noise": (0.1, 0.2)}, "make 2 dictionaries"),
         ({"lr": 1e30, "width": 8, "warmup": 0.0}, "the loss of Member.*lower its learning rate"),
     ],
 )
@@ -266,7 +322,7 @@ def test_nan_in_the_rows_stops_training(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_dictionaries_round_trip_through_files(tmp_path: Path) -> None:
     x = world(1000)[1]
-    for variant in ("relu", "tied", "topk"):
+    for variant in VARIANTS:
         found = fit(x, variant=variant, width=8, k=3, batch=100, steps=5)
         save_dictionary(tmp_path / "d.safetensors", found)
         again = load_dictionary(tmp_path / "d.safetensors")

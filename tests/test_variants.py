@@ -24,19 +24,22 @@ def stack_of(name: str, weighted: bool, bias: bool) -> tuple[Params, Hyper, Work
     params = VARIANTS[name].init(Shape(M, D, N, B), list(range(M)), mean_D)
     if weighted:  # free norms: make them unequal
         params["W_dec"] *= torch.linspace(0.5, 2, N)[:, None]
-    hyper = Hyper(torch.tensor([0.0, 0.1, 0.5]), torch.tensor([K, 1, 2 * K]), norm_weighted=weighted)
+    l1_M, k_M, noise_M = torch.tensor([0.0, 0.1, 0.5]), torch.tensor([K, 1, 2 * K]), torch.tensor([0.1, 0.0, 0.3])
+    noise_BD = torch.randn(B, D, generator=torch.Generator().manual_seed(2))
+    hyper = Hyper(l1_M, k_M, weighted, *((noise_M, noise_BD) if VARIANTS[name].noisy else ()))
     return params, hyper, Workspace.of(Shape(M, D, N, B), params)
 
 
+@pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(("name", "weighted", "bias"), CASES)
-def test_gradients_equal_autograd(name: str, weighted: bool, bias: bool) -> None:
+def test_gradients_equal_autograd(name: str, weighted: bool, bias: bool, paired: bool) -> None:
     variant = VARIANTS[name]
     params, hyper, work = stack_of(name, weighted, bias)
-    x_BD = rows()
-    statistics = variant.gradients(params, x_BD, hyper, work)
+    x_BD, target_BD = rows(), rows(7) if paired else None
+    statistics = variant.gradients(params, x_BD, hyper, work, target_BD)
     for m in range(M):
         one = {key: tensor[m].clone().requires_grad_() for key, tensor in params.items()}
-        reconstruction, penalty = variant.loss(one, x_BD, Hyper(hyper.l1_M[m], hyper.k_M[m], weighted))
+        reconstruction, penalty = variant.loss(one, x_BD, hyper.member(m), target_BD)
         (reconstruction + penalty).backward()
         torch.testing.assert_close(statistics.reconstruction_M[m], reconstruction.detach())
         torch.testing.assert_close(statistics.penalty_M[m], penalty.detach())
@@ -51,7 +54,7 @@ def test_gradients_equal_autograd_on_adversarial_rows(name: str, x_BD: torch.Ten
     params, hyper, work = stack_of(name, False, True)
     variant.gradients(params, x_BD, hyper, work)
     one = {key: tensor[1].clone().requires_grad_() for key, tensor in params.items()}
-    sum(variant.loss(one, x_BD, Hyper(hyper.l1_M[1], hyper.k_M[1]))).backward()
+    sum(variant.loss(one, x_BD, hyper.member(1))).backward()
     for key, tensor in one.items():
         torch.testing.assert_close(work.grads[key][1], tensor.grad, rtol=1e-4, atol=1e-6)
 
@@ -98,8 +101,7 @@ def _assert_exported_reconstruction(stack: Ensemble, name: str) -> None:
     """x̂ of the exported dictionary on raw rows = the training formula's x̂ on scaled rows, unscaled."""
     x_BD = rows(99)
     one = {key: tensor[0] for key, tensor in stack.params.items()}
-    hyper = Hyper(stack.hyper.l1_M[0], stack.hyper.k_M[0])
-    loss, _ = VARIANTS[name].loss(one, x_BD * stack.scale, hyper)
+    loss, _ = VARIANTS[name].loss(one, x_BD * stack.scale, stack.hyper.member(0))
     error = (stack.export(0).reconstruct(x_BD) - x_BD).square().sum(dim=1).mean() * stack.scale**2
     torch.testing.assert_close(error, loss, rtol=1e-5, atol=1e-6)
 
@@ -115,14 +117,14 @@ def test_stacked_adam_equals_torch_adam_member_by_member(name: str) -> None:
         oracles.append((params, torch.optim.Adam(list(params.values()), lr=member.lr)))
     for step in range(25):
         x_BD = rows(step)
+        numbers = stack.hyper_now()
         stack.step(x_BD)
         for m, (params, adam) in enumerate(oracles):
             adam.zero_grad()
-            hyper = Hyper(stack.hyper.l1_M[m], stack.hyper.k_M[m])
             # The loss as a function of the decoder's direction: normalised on the forward pass, as S4 does.
             forward = dict(params)
             forward["W_dec"] = params["W_dec"] / params["W_dec"].norm(dim=1, keepdim=True)
-            sum(VARIANTS[name].loss(forward, x_BD * stack.scale, hyper)).backward()
+            sum(VARIANTS[name].loss(forward, x_BD * stack.scale, numbers.member(m))).backward()
             adam.step()
             with torch.no_grad():
                 params["W_dec"] /= params["W_dec"].norm(dim=1, keepdim=True)
@@ -133,7 +135,7 @@ def test_stacked_adam_equals_torch_adam_member_by_member(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_a_member_alone_equals_itself_inside_a_grid(name: str) -> None:
-    settings = settings_for(name, seed=(0, 1, 2), l1=(0.05, 0.1))
+    settings = settings_for(name, seed=(0, 1, 2), l1=(0.05, 0.1), noise=(0.1, 0.3))
     together = ensemble(settings)
     alone = ensemble(settings, [together.members[1]])
     for step in range(20):
@@ -141,6 +143,47 @@ def test_a_member_alone_equals_itself_inside_a_grid(name: str) -> None:
         alone.step(rows(step))
     for key, tensor in alone.params.items():
         torch.testing.assert_close(together.params[key][1], tensor[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_a_target_is_scaled_as_the_rows_are_and_learned(name: str) -> None:
+    """The target equal to the row changes nothing; twice the rows are learned when they are the target."""
+    settings = settings_for(name, lr=(0.02,), l1=(0.001,), noise=(0.01,))
+    plain, same, double = ensemble(settings), ensemble(settings), ensemble(settings)
+    for step in range(300):
+        x_BD = rows(step % 5)
+        plain.step(x_BD)
+        same.step(x_BD, target_BD=x_BD)
+        double.step(x_BD, target_BD=2 * x_BD)
+    for key, tensor in plain.params.items():
+        assert torch.equal(tensor, same.params[key])
+    x_BD = rows(0)
+    error = (double.export(0).reconstruct(x_BD) - 2 * x_BD).square().sum() / (2 * x_BD).square().sum()
+    assert error < 0.25
+    assert error < (plain.export(0).reconstruct(x_BD) - 2 * x_BD).square().sum() / (2 * x_BD).square().sum()
+
+
+def test_noise_is_a_function_of_the_step_and_scales_with_sigma() -> None:
+    stack = ensemble(settings_for("denoising", noise=(0.0, 0.1, 0.3), seed=(0, 1)))
+    x_BD = rows()
+    first, again = stack.hyper_now(), stack.hyper_now()
+    assert torch.equal(first.noise_BD, again.noise_BD)  # type: ignore[arg-type]
+    stack.step(x_BD)
+    assert not torch.equal(first.noise_BD, stack.hyper_now().noise_BD)  # type: ignore[arg-type]
+    seen_MBD = stack.variant.seen(x_BD, first)
+    for member, seen_BD in zip(stack.members, seen_MBD, strict=True):
+        assert member.noise is not None
+        # 480 normal draws: their std is within 0.03 of 1 with a standard error of 0.032; allow five of them.
+        assert (seen_BD - x_BD).std() == pytest.approx(member.noise, rel=0.16)
+
+
+def test_denoising_without_noise_is_relu() -> None:
+    clean, relu = ensemble(settings_for("denoising", noise=(0.0,))), ensemble(settings_for("relu"))
+    for step in range(20):
+        clean.step(rows(step))
+        relu.step(rows(step))
+    for key, tensor in relu.params.items():
+        assert torch.equal(tensor, clean.params[key])
 
 
 def test_interim_convention_is_a_rescaled_sum() -> None:

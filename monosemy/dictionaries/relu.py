@@ -45,17 +45,26 @@ class Relu(Variant):
         """W_enc, b_enc, W_dec and, with a mean, b_dec."""
         return stacked.init_linear(shape, seeds, mean_D)
 
-    def loss(self, params: Params, x_BD: torch.Tensor, hyper: Hyper) -> tuple[torch.Tensor, torch.Tensor]:
-        """(‖x − x̂‖², λ‖c‖₁), means over rows, for one member."""
-        codes_BN = torch.relu(x_BD @ params["W_enc"].T + params["b_enc"])
+    def loss(
+        self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BD: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(‖target − x̂‖², λ‖c‖₁), means over rows, for one member."""
+        codes_BN = torch.relu(self.seen(x_BD, hyper) @ params["W_enc"].T + params["b_enc"])
         rec_BD = codes_BN @ params["W_dec"] + params.get("b_dec", 0)
         norm_N = params["W_dec"].norm(dim=1) if hyper.norm_weighted else 1
         penalty = hyper.l1_M * (codes_BN * norm_N).sum(dim=1).mean()
-        return (rec_BD - x_BD).square().sum(dim=1).mean(), penalty
+        return (rec_BD - (x_BD if target_BD is None else target_BD)).square().sum(dim=1).mean(), penalty
 
-    def gradients(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> StepStatistics:
-        """As autograd would give them for `loss`, for the whole stack."""
-        statistics = _forward_backward(params, params["W_enc"], x_BD, hyper, work)
+    def encode(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> None:
+        """c = ReLU(z)."""
+        stacked.pre_activations(x_BD, params["W_enc"], params["b_enc"], out=work.codes_MNB)
+        work.codes_MNB.relu_()
+
+    def backward(
+        self, params: Params, x_BD: torch.Tensor, target_BD: torch.Tensor, hyper: Hyper, work: Workspace
+    ) -> StepStatistics:
+        """The products of `stacked`, the codes charged for."""
+        statistics = _backward(params, target_BD, hyper, work)
         stacked.encoder_gradients(work, x_BD)
         return statistics
 
@@ -71,17 +80,23 @@ class Tied(Relu):
 
     def init(self, shape: Shape, seeds: Sequence[int], mean_D: torch.Tensor | None) -> Params:
         """W_dec, b_enc and, with a mean, b_dec."""
-        params = stacked.init_linear(shape, seeds, mean_D)
-        del params["W_enc"]
-        return params
+        return stacked.init_tied(shape, seeds, mean_D)
 
-    def loss(self, params: Params, x_BD: torch.Tensor, hyper: Hyper) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(
+        self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BD: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Relu's, with W_enc = W_dec."""
-        return super().loss({**params, "W_enc": params["W_dec"]}, x_BD, hyper)
+        return super().loss({**params, "W_enc": params["W_dec"]}, x_BD, hyper, target_BD)
 
-    def gradients(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> StepStatistics:
+    def encode(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> None:
+        """Relu's, with W_enc = W_dec."""
+        super().encode({**params, "W_enc": params["W_dec"]}, x_BD, hyper, work)
+
+    def backward(
+        self, params: Params, x_BD: torch.Tensor, target_BD: torch.Tensor, hyper: Hyper, work: Workspace
+    ) -> StepStatistics:
         """W_dec gets the sum of both roles' gradients."""
-        statistics = _forward_backward(params, params["W_dec"], x_BD, hyper, work)
+        statistics = _backward(params, target_BD, hyper, work)
         stacked.encoder_gradients(work, x_BD, weight="W_dec", add=True)
         return statistics
 
@@ -90,22 +105,18 @@ class Tied(Relu):
         return super().export({**params, "W_enc": params["W_dec"]}, hyper, scale)
 
 
-def _forward_backward(
-    params: Params, W_enc_MND: torch.Tensor, x_BD: torch.Tensor, hyper: Hyper, work: Workspace
-) -> StepStatistics:
+def _backward(params: Params, target_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> StepStatistics:
     """Everything but the encoder's weight gradient; ∂L/∂z is left in the workspace."""
     W_dec_MND = params["W_dec"]
-    stacked.pre_activations(x_BD, W_enc_MND, params["b_enc"], out=work.codes_MBN)
-    work.codes_MBN.relu_()
     reconstruction_M = stacked.decode_residual(
-        work.codes_MBN, W_dec_MND, params.get("b_dec"), x_BD, out=work.residual_MBD
+        work.codes_MNB, W_dec_MND, params.get("b_dec"), target_BD, out=work.residual_MDB
     )
-    mass_MN = work.codes_MBN.sum(dim=1) / len(x_BD)
+    mass_MN = work.codes_MNB.sum(dim=2) / len(target_BD)
     norm_MN = W_dec_MND.norm(dim=2) if hyper.norm_weighted else torch.ones_like(mass_MN)
     price_MN = hyper.l1_M[:, None] * norm_MN
-    stacked.code_gradient(work.residual_MBD, W_dec_MND, price_MN, out=work.dcodes_MBN)
-    stacked.mask_inactive(work)
     stacked.decoder_gradients(work)
+    stacked.code_gradient(work.residual_MDB, W_dec_MND, price_MN, out=work.dcodes_MNB)
+    stacked.mask_inactive(work)
     if hyper.norm_weighted:
         work.grads["W_dec"].addcmul_(W_dec_MND, (hyper.l1_M[:, None] * mass_MN / norm_MN)[:, :, None])
     return StepStatistics(reconstruction_M, (price_MN * mass_MN).sum(dim=1), mass_MN > 0)

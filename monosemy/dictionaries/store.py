@@ -13,16 +13,24 @@ import torch
 
 from monosemy.artifact import Artifact, load
 from monosemy.dictionaries.baselines import LinearDictionary
+from monosemy.dictionaries.classical import AffineDictionary, SparseCodingDictionary
+from monosemy.dictionaries.denoising import Denoising
 from monosemy.dictionaries.dictionary import Dictionary, Variant
 from monosemy.dictionaries.relu import Relu, ReluDictionary, Tied
 from monosemy.dictionaries.topk import TopK, TopKDictionary
 from monosemy.files import load_tensors, map_tensors, save_tensors
 from monosemy.runtime import UsageError
 
-VARIANTS: dict[str, Variant] = {"relu": Relu(), "tied": Tied(), "topk": TopK()}
+VARIANTS: dict[str, Variant] = {"relu": Relu(), "tied": Tied(), "denoising": Denoising(), "topk": TopK()}
+
+# What tells the members of a grid apart.
+IDENTITY = ("variant", "width", "l1", "k", "noise", "lr", "seed")
 
 # What can be in a file, by the name written there.
-FORMS: dict[str, type[Dictionary]] = {"relu": ReluDictionary, "topk": TopKDictionary, "linear": LinearDictionary}
+FORMS: dict[str, type[Dictionary]] = {
+    form.name: form
+    for form in (ReluDictionary, TopKDictionary, LinearDictionary, AffineDictionary, SparseCodingDictionary)
+}
 
 
 def save_dictionary(path: Path, dictionary: Dictionary) -> None:
@@ -72,14 +80,14 @@ class DictionaryStore:
         return map_tensors(self._file(member))["W_dec"]
 
     def siblings(self, member: int, *, differ: str) -> list[int]:
-        """Members that equal `member` in variant, width, sparsity and seed, but for the field `differ`."""
+        """Members that equal `member` in variant, width, sparsity, noise, rate and seed, but for the field `differ`."""
         mine = self._identity(member, differ)
         others = (other for other in range(len(self)) if other != member)
         return [other for other in others if self._identity(other, differ) == mine]
 
     def _identity(self, member: int, without: str) -> dict[str, Any]:
-        names = {"variant", "width", "l1", "k", "lr", "seed"} - {without}
-        return {name: self.members[member][name] for name in names}
+        # A member need not name the dials that its variant does not have.
+        return {name: self.members[member].get(name) for name in IDENTITY if name != without}
 
     def _file(self, member: int) -> Path:
         if not 0 <= member < len(self):

@@ -1,7 +1,10 @@
 """The `evaluate` stage: every score of every dictionary in a grid, on rows that training never saw.
 
-One pass over the held-out activations scores fidelity; one over held-out tokens scores what the model loses; the
-directions of all members are compared with each other. Undefined scores are None, never 0.
+One pass over the held-out rows scores fidelity; one over held-out tokens scores what the model loses; the directions of
+all members are compared with each other, and with the truth where the rows are a synthetic world's. Undefined scores
+are None, never 0.
+
+Shapes: M members, G true features.
 """
 
 from __future__ import annotations
@@ -15,20 +18,24 @@ from typing import Any
 import torch
 
 from monosemy.artifact import Artifact, Parent, load, load_parent, make
-from monosemy.data.activations import ActivationStore
+from monosemy.data.source import Source, n_held_out, open_source, origin_of, world_of
+from monosemy.data.synthetic import World
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import DictionaryStore
 from monosemy.draft import Draft
+from monosemy.files import load_tensors, save_tensors
 from monosemy.metrics.downstream import Spliced, constant, downstream_scores, replacement, splice
-from monosemy.metrics.fidelity import Fidelity
-from monosemy.metrics.recovery import mmcs
+from monosemy.metrics.scoring import agreement_of, fidelity_of
 from monosemy.metrics.selection import choose
+from monosemy.metrics.truth import TruthScores, truth_scores_of
 from monosemy.models.language_model import LanguageModel
-from monosemy.runtime import Progress, UsageError, full_rate_products, pick_device, settings_of
+from monosemy.runtime import UsageError, full_rate_products, pick_device, settings_of
 
-BATCH = 4096
-IDENTITY = ("member", "variant", "width", "l1", "k", "seed", "lr")
+IDENTITY = ("member", "variant", "width", "l1", "k", "noise", "seed", "lr")
+TRUTH = "truth.safetensors"
+TRUTH_ROWS = 8192  # codes are compared feature by feature: fewer rows than for fidelity will do
+BY_FEATURE = ("mcs", "matched_cosine", "f1", "slope")
 DOWNSTREAM = ("ce_original", "ce_reconstructed", "ce_zero", "ce_mean", "ce_recovered", "kl", "perplexity_ratio")
 
 
@@ -37,7 +44,7 @@ class EvaluateSettings:
     """How much held-out data the scores are measured on."""
 
     rows: int = 65536
-    """Held-out activation rows for fidelity."""
+    """Held-out rows for fidelity, and for the firing of true features."""
     token_rows: int = 64
     """Held-out token rows for cross-entropy and KL."""
     device: str = "auto"
@@ -58,6 +65,13 @@ class Scores:
         self.chosen: int = artifact.info["chosen"]
         self.why: str = artifact.info["why"]
 
+    def truth(self) -> dict[str, torch.Tensor]:
+        """Per member and true feature, [M, G]: `mcs`, `matched_cosine`, `f1`, `slope` (see `truth.py`); and the
+        firing `probability` [G]. Raises UsageError if the rows were not a world's."""
+        if not (self.artifact.path / TRUTH).exists():
+            raise UsageError(f"{self.artifact.path}: holds no truth; only scores on a synthetic world do")
+        return load_tensors(self.artifact.path / TRUTH)
+
     @classmethod
     def open(cls, path: str | Path | Scores) -> Scores:
         """Open and check the scores at `path`; scores that are open already are given back."""
@@ -66,7 +80,7 @@ class Scores:
 
 def evaluate(
     dictionaries: str | Path | DictionaryStore,
-    activations: str | Path | ActivationStore,
+    activations: str | Path | Source,
     *,
     out: str | Path,
     model: str | Path | LanguageModel | None = None,
@@ -74,31 +88,36 @@ def evaluate(
     settings: EvaluateSettings | None = None,
     **options: Any,
 ) -> Scores:
-    """Score every member of `dictionaries` on `activations`, and spliced into `model` if one is given.
+    """Score every member of `dictionaries` on `activations` (or a world), and spliced into `model` if one is given.
 
     The tokens are those that the activations came from; say where they are if they were moved. `options` are fields of
     EvaluateSettings. Raises UsageError where widths differ or the model is not the one that was harvested.
     """
     settings = settings or settings_of(EvaluateSettings, options)
-    grid, store = DictionaryStore.open(dictionaries), ActivationStore.open(activations)
-    if grid.d_in != store.d_in:
+    grid, source = DictionaryStore.open(dictionaries), open_source(activations)
+    rows_from, _ = origin_of(source)
+    if grid.d_in != source.d_in:
         raise UsageError(
-            f"{grid.artifact.path}: dictionaries for width {grid.d_in}, {store.artifact.path} holds rows of width "
-            f"{store.d_in}; evaluate on the site they were trained on"
+            f"{grid.artifact.path}: dictionaries for width {grid.d_in}, {rows_from.path} holds rows of width "
+            f"{source.d_in}; evaluate on the site they were trained on"
         )
-    parents: dict[str, Parent] = {"dictionaries": grid.artifact.as_parent(), "activations": store.artifact.as_parent()}
+    parents: dict[str, Parent] = {"dictionaries": grid.artifact.as_parent(), rows_from.kind: rows_from.as_parent()}
     network = None
     if model is not None:
+        if "model" not in rows_from.manifest["parents"]:
+            raise UsageError(f"{rows_from.path}: comes from no model, so none can be spliced; leave out --model")
         network = model if isinstance(model, LanguageModel) else LanguageModel.load(model, device=settings.device)
         parents["model"] = network.as_parent()
-        _check_model(store, network)
+        _check_model(rows_from, network)
     config = asdict(settings)
     del config["device"]
     config["model_dtype"] = None if network is None else str(network.dtype)
 
     def write(draft: Draft) -> dict[str, Any]:
-        rows, info = _score(grid, store, network, tokens, settings)
+        rows, info, truth = _score(grid, source, network, tokens, settings)
         draft.file("scores.json").write_text(json.dumps(rows, indent=1))
+        if truth:
+            save_tensors(draft.file(TRUTH), truth)
         chosen, why = choose(rows)
         return {"chosen": chosen, "why": why, **info}
 
@@ -107,50 +126,44 @@ def evaluate(
 
 def _score(
     grid: DictionaryStore,
-    store: ActivationStore,
+    source: Source,
     network: LanguageModel | None,
     tokens: str | Path | None,
     settings: EvaluateSettings,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One row a member, and over how much it was measured."""
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, torch.Tensor]]:
+    """One row a member; over how much it was measured; the truth feature by feature."""
     device = network.device if network is not None else pick_device(settings.device)
     members = [grid.dictionary(member, device) for member in range(len(grid))]
+    world = world_of(source)
     with full_rate_products(device), torch.inference_mode():
-        fidelity = _fidelity(members, store, settings.rows, device)
-        spliced = _splice(members, store, network, tokens, settings.token_rows)
-    agreement = _agreement(grid)
+        fidelity = fidelity_of(members, source, settings.rows, device)
+        spliced = _splice(members, source, network, tokens, settings.token_rows)
+        agreement = agreement_of(grid.members, members, [collector.active_N > 0 for collector in fidelity])
+        truth = truth_scores_of(members, world, min(settings.rows, TRUTH_ROWS)) if world else []
     rows = []
     for number, member in enumerate(grid.members):
         downstream = downstream_scores(spliced, str(number)) if spliced else dict.fromkeys(DOWNSTREAM)
-        identity = {name: member[name] for name in IDENTITY}
-        rows.append({**identity, **fidelity[number].scores(), **downstream, **agreement[number]})
+        identity = {name: member.get(name) for name in IDENTITY}
+        known = truth[number].scores if truth else {}
+        # Of scores in both, such as `alive`, those of fidelity: they are measured on more rows.
+        rows.append({**identity, **known, **fidelity[number].scores(), **downstream, **agreement[number]})
+    held_out = isinstance(source, World) or source.n_held_out < source.n_all
     n_tokens = spliced["original"].count if spliced else 0
-    return rows, {"n_rows": fidelity[0].rows, "n_tokens": n_tokens, "held_out": store.n_held_out < store.n_all}
-
-
-def _fidelity(
-    members: Sequence[Dictionary], store: ActivationStore, limit: int, device: torch.device
-) -> list[Fidelity]:
-    collectors = [Fidelity(member) for member in members]
-    total = min(limit, store.n_held_out)
-    with Progress("fidelity", total, unit="rows") as bar:
-        for x_BD in store.held_out(BATCH, total):
-            for collector in collectors:
-                collector.add(x_BD.to(device))
-            bar.advance(len(x_BD))
-    return collectors
+    info = {"n_rows": n_held_out(source, settings.rows), "n_tokens": n_tokens, "held_out": held_out}
+    return rows, info, _by_feature(truth, world) if world else {}
 
 
 def _splice(
     members: Sequence[Dictionary],
-    store: ActivationStore,
+    source: Source,
     network: LanguageModel | None,
     tokens: str | Path | None,
     limit: int,
 ) -> dict[str, Spliced]:
     """Results by member number as text, `original`, `zero` and `mean`; nothing without a model of next tokens."""
-    if network is None or not network.is_causal:
+    if network is None or not network.is_causal or isinstance(source, World):
         return {}
+    store = source
     text = TokenStore(load_parent(store.artifact, "tokens", tokens))
     network.check_tokens(text)
     edits = {str(number): replacement(member) for number, member in enumerate(members)}
@@ -160,36 +173,15 @@ def _splice(
     return splice(network, text, store.site, edits, rows, keep_bos=store.artifact.config.get("skip_bos", False))
 
 
-def _agreement(grid: DictionaryStore) -> list[dict[str, float | None]]:
-    """MMCS with larger dictionaries of the same sparsity (S4), and with the same dictionary from other seeds."""
-    directions = [grid.directions(member) for member in range(len(grid))]
-
-    def mean_mmcs(member: int, others: list[int]) -> float | None:
-        found = [mmcs(directions[member], directions[other]) for other in others]
-        return sum(found) / len(found) if found else None
-
-    with Progress("compare", len(grid), unit="dictionaries") as bar:
-        rows: list[dict[str, float | None]] = []
-        for member in range(len(grid)):
-            larger, twins = _larger(grid, member), grid.siblings(member, differ="seed")
-            rows.append({"mmcs_with_larger": mean_mmcs(member, larger), "mmcs_other_seed": mean_mmcs(member, twins)})
-            bar.advance()
-    return rows
+def _by_feature(truth: Sequence[TruthScores], world: World) -> dict[str, torch.Tensor]:
+    columns = {name: torch.stack([scores.arrays[name] for scores in truth]) for name in BY_FEATURE}
+    return {**columns, "probability": world.probabilities_G}
 
 
-def _larger(grid: DictionaryStore, member: int) -> list[int]:
-    mine = grid.members[member]
-    return [
-        other
-        for other, row in enumerate(grid.members)
-        if row["width"] > mine["width"] and all(row[name] == mine[name] for name in ("variant", "l1", "k"))
-    ]
-
-
-def _check_model(store: ActivationStore, network: LanguageModel) -> None:
-    harvested, given = store.artifact.parent("model"), network.as_parent()
+def _check_model(activations: Artifact, network: LanguageModel) -> None:
+    harvested, given = activations.parent("model"), network.as_parent()
     if harvested.id != given.id:
         raise UsageError(
-            f"model (={given.path}): not the one that {store.artifact.path} was harvested from ({harvested.path}); "
+            f"model (={given.path}): not the one that {activations.path} was harvested from ({harvested.path}); "
             f"name that one with --model"
         )

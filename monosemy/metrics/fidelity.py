@@ -23,10 +23,11 @@ class Fidelity:
         self._sums = torch.zeros(8, dtype=torch.float64, device=dictionary.W_dec_ND.device)
         self.active_N = torch.zeros(dictionary.width, dtype=torch.int64, device=dictionary.W_dec_ND.device)
 
-    def add(self, x_BD: torch.Tensor) -> None:
-        """Count these rows in."""
+    def add(self, x_BD: torch.Tensor, target_BD: torch.Tensor | None = None) -> None:
+        """Count these rows in. What is rebuilt from x is `target_BD`, where that is not x itself (denoising)."""
         codes_BN = self.dictionary.encode(x_BD)
         xhat_BD = self.dictionary.decode(codes_BN)
+        x_BD = x_BD if target_BD is None else target_BD
         x_norm_B, xhat_norm_B = x_BD.norm(dim=1), xhat_BD.norm(dim=1)
         product_B = (x_BD * xhat_BD).sum(dim=1)
         both_B = (x_norm_B * xhat_norm_B).clamp_min(1e-30)

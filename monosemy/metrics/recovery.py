@@ -1,34 +1,55 @@
-"""Which features two dictionaries share, by the cosines of their directions.
+"""Which features two dictionaries share, by the cosines of their directions; sharing a partner is allowed here.
 
 MCS: for each direction of a reference R, the largest cosine with any direction of L. MMCS(R, L): their mean (S4).
-Against known truth the truth is R; between dictionaries R is the smaller one. One-to-one: the assignment of directions
-to directions that has the largest total cosine (Hungarian method); its mean is MCC.
+Against known truth the truth is R; between dictionaries R is the smaller one. MMCS does not see copies: a dictionary
+with every true feature ten times over scores 1. Uniqueness and redundancy do, and so does the one-to-one matching of
+`matching.py`.
 
-Shapes: N and L directions, D = d_in. Sources: SCIENCE.md §3; S4 (MMCS), S1 (MCS).
+Cosines are computed a block at a time, and each block of directions is normalised when its turn comes: 131,072 against
+131,072 at D = 768 needs, beside the two inputs (0.4 GB each, less when they are mapped from files), one block of
+cosines (64 MB) and two of directions.
+
+Shapes: N and L directions, B and C those of a block, G true features, D = d_in. Sources: SCIENCE.md §3; S4 (MMCS),
+S1 (MCS).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 
+from monosemy.runtime import Progress, UsageError, full_rate_products
+
 BLOCK = 4096  # cosines are computed BLOCK × BLOCK at a time
+RECOVERED = 0.9  # a true feature counts as recovered where its MCS is above this
+SHARED = 0.95  # a feature counts as the same in two dictionaries where their cosine is above this
 
 
 def mcs(reference_ND: torch.Tensor, other_LD: torch.Tensor) -> torch.Tensor:
     """Largest cosine of each reference direction with any other direction: `mcs_N` in [−1, 1].
 
-    A direction of length 0 has cosine 0 with everything. Memory: one block of cosines, whatever N and L.
+    A direction of length 0 has cosine 0 with everything. Raises UsageError where there is no other direction, or where
+    the two differ in D.
     """
-    reference_ND, other_LD = _unit(reference_ND), _unit(other_LD)
-    blocks = []
-    for reference_BD in torch.split(reference_ND, BLOCK):
-        best_B = reference_BD.new_full((len(reference_BD),), -1.0)
-        for other_BD in torch.split(other_LD, BLOCK):
-            best_B = torch.maximum(best_B, (reference_BD @ other_BD.T).amax(dim=1))
-        blocks.append(best_B)
-    return torch.cat(blocks)
+    best_N = _filled(reference_ND, other_LD)
+    for rows, _, cosines_BC in cosine_blocks(reference_ND, other_LD, "MCS"):
+        best_N[rows] = torch.maximum(best_N[rows], cosines_BC.amax(dim=1))
+    return best_N.clamp_(max=1)
+
+
+def nearest(reference_ND: torch.Tensor, other_LD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`mcs_N`, and `index_N`: which other direction it was; the first of those that are equally near.
+
+    As `mcs`, a little slower.
+    """
+    best_N = _filled(reference_ND, other_LD)
+    index_N = torch.zeros(len(best_N), dtype=torch.int64, device=best_N.device)
+    for rows, columns, cosines_BC in cosine_blocks(reference_ND, other_LD, "nearest"):
+        block_B, at_B = cosines_BC.max(dim=1)
+        index_N[rows] = torch.where(block_B > best_N[rows], at_B + columns.start, index_N[rows])
+        best_N[rows] = torch.maximum(best_N[rows], block_B)
+    return best_N.clamp_(max=1), index_N
 
 
 def mmcs(a_ND: torch.Tensor, b_LD: torch.Tensor) -> float:
@@ -42,35 +63,83 @@ def mmcs_to_truth(truth_GD: torch.Tensor, learned_ND: torch.Tensor) -> float:
     return float(mcs(truth_GD, learned_ND).mean())
 
 
-@dataclass(frozen=True)
-class Matching:
-    """A one-to-one assignment: row `rows_P[p]` of R goes with row `columns_P[p]` of L, at cosine `cosines_P[p]`."""
-
-    rows_P: torch.Tensor
-    columns_P: torch.Tensor
-    cosines_P: torch.Tensor
-
-    @property
-    def mcc(self) -> float:
-        """Mean cosine of the matched pairs."""
-        return float(self.cosines_P.mean())
-
-
-def one_to_one(reference_ND: torch.Tensor, other_LD: torch.Tensor) -> Matching:
-    """The one-to-one matching of largest total cosine; min(N, L) pairs, ordered by the reference row."""
-    from scipy.optimize import linear_sum_assignment
-
-    cosines_NL = (_unit(reference_ND) @ _unit(other_LD).T).double().cpu()
-    rows, columns = (torch.as_tensor(side) for side in linear_sum_assignment(cosines_NL.numpy(), maximize=True))
-    return Matching(rows, columns, cosines_NL[rows, columns].float())
-
-
 def uniqueness(reference_ND: torch.Tensor, other_LD: torch.Tensor) -> float:
-    """Share of the reference directions' nearest others that are distinct: 1 when no two have the same nearest."""
-    nearest_N = (_unit(reference_ND) @ _unit(other_LD).T).argmax(dim=1)
-    return len(set(nearest_N.tolist())) / len(nearest_N)
+    """Share of the reference directions' nearest others that are distinct: 1 when no two have the same nearest.
+
+    With the learned directions as the reference and the truth as the other, copies lower it.
+    """
+    return len(torch.unique(nearest(reference_ND, other_LD)[1])) / len(reference_ND)
 
 
-def _unit(directions_ND: torch.Tensor) -> torch.Tensor:
+def redundancy(truth_GD: torch.Tensor, learned_ND: torch.Tensor, threshold: float = RECOVERED) -> float | None:
+    """Learned copies per true feature: 1 when no true feature is learned twice; None when none is learned.
+
+    A learned feature is a copy of the true feature nearest to it, if their cosine is above the threshold. The mean is
+    over the true features that have a copy.
+    """
+    cosine_N, truth_N = nearest(learned_ND, truth_GD)
+    copied = truth_N[cosine_N > threshold]
+    return len(copied) / len(torch.unique(copied)) if len(copied) else None
+
+
+def shared(a_ND: torch.Tensor, b_LD: torch.Tensor, threshold: float = SHARED) -> int:
+    """How many directions the two have in common: pairs that are each other's nearest, at a cosine above the threshold.
+
+    Copies count once. 0 where either has no directions.
+    """
+    if not len(a_ND) or not len(b_LD):
+        return 0
+    cosine_N, there_N = nearest(a_ND, b_LD)
+    _, back_L = nearest(b_LD, a_ND)
+    mutual_N = back_L[there_N] == torch.arange(len(a_ND), device=back_L.device)
+    return int((mutual_N & (cosine_N > threshold)).sum())
+
+
+def cosine_blocks(
+    reference_ND: torch.Tensor, other_LD: torch.Tensor, label: str
+) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+    """Every cosine once: the rows and the columns of a block, and `cosines_BC`, in a buffer that the next one reuses.
+
+    Blocks come row by row. `label` names the progress bar.
+    """
+    dtype = _check(reference_ND, other_LD)
+    n, wide = len(reference_ND), len(other_LD)
+    buffer = torch.empty(min(n, BLOCK) * min(wide, BLOCK), dtype=dtype, device=reference_ND.device)
+    with Progress(label, n, unit="directions") as bar:
+        for rows in _slices(n):
+            reference_BD = unit(reference_ND[rows].to(dtype))
+            for columns in _slices(wide):
+                other_CD = unit(other_LD[columns].to(dtype))
+                shape = len(reference_BD), len(other_CD)
+                cosines_BC = buffer[: shape[0] * shape[1]].view(shape)
+                with full_rate_products(reference_ND.device):
+                    torch.mm(reference_BD, other_CD.T, out=cosines_BC)
+                yield rows, columns, cosines_BC
+                bar.advance(shape[0] * shape[1] / wide)
+
+
+def unit(directions_ND: torch.Tensor) -> torch.Tensor:
+    """The directions at length 1; one of length 0 stays 0."""
     norm_N1: torch.Tensor = directions_ND.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return directions_ND / norm_N1
+
+
+def _slices(total: int) -> Iterator[slice]:
+    return (slice(start, min(start + BLOCK, total)) for start in range(0, total, BLOCK))
+
+
+def _filled(reference_ND: torch.Tensor, other_LD: torch.Tensor) -> torch.Tensor:
+    """Below every cosine, so that the first block replaces it even where rounding takes a cosine below −1."""
+    return torch.full((len(reference_ND),), -2.0, dtype=_check(reference_ND, other_LD), device=reference_ND.device)
+
+
+def _check(reference_ND: torch.Tensor, other_LD: torch.Tensor) -> torch.dtype:
+    """The dtype of the cosines: that of the inputs, at least fp32."""
+    if reference_ND.shape[1] != other_LD.shape[1]:
+        raise UsageError(
+            f"directions of `d_in` {reference_ND.shape[1]} and {other_LD.shape[1]} have no cosine: compare "
+            "dictionaries of one site"
+        )
+    if not len(other_LD):
+        raise UsageError("there is no direction to compare with (0 rows): give at least one")
+    return torch.promote_types(torch.promote_types(reference_ND.dtype, other_LD.dtype), torch.float32)

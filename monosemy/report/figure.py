@@ -8,6 +8,7 @@ first figure is drawn, and its settings are restored after each.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -19,6 +20,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 P = ParamSpec("P")
@@ -27,6 +29,7 @@ R = TypeVar("R")
 INK, GRID = "#3d444d", "#8c959f"
 STEPS = 10
 SIZE = (4.8, 3.3)
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 STYLE: Mapping[Any, Any] = {
     "font.family": "sans-serif",
@@ -42,6 +45,7 @@ STYLE: Mapping[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": False,
     "text.color": INK,
+    "text.parse_math": False,  # a name may have dollars in it
     "xtick.color": INK,
     "ytick.color": INK,
     "grid.color": GRID,
@@ -82,17 +86,31 @@ def new_axes() -> tuple[Figure, Axes]:
 
 def svg(figure: Figure, name: str, description: str) -> str:
     """The figure as an inline `<svg>`: colours follow the page, ids begin with `name`, nothing is linked."""
+    return inline(svg_source(figure, name), name, description)
+
+
+def svg_source(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` document in its light colours, without a background; equal figures, equal text."""
     import matplotlib
 
     buffer = StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata={"Date": None})
-    text = buffer.getvalue()[buffer.getvalue().index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def svg_file(source: str) -> bytes:
+    """`svg_source` as a file of its own: on white, so that its ink shows in any viewer."""
+    return re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="white"/>', source, count=1).encode()
+
+
+def inline(source: str, name: str, description: str) -> str:
+    """`svg_source` for a page, see `svg`."""
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", source, flags=re.DOTALL)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", text)
     text = re.sub(r'<svg width="[^"]*" height="[^"]*"', f'<svg role="img" aria-label="{escape(description)}"', text)
     text = re.sub(r'\bid="|(?<=url\()#|(?<=href=")#', lambda found: f"{found[0]}{name}-", text)
-    text = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 system-ui, sans-serif", text)
+    text = re.sub(r"(font: [^;\"]*?px|font-family:) [^;\"]*", r"\1 system-ui, sans-serif", text)
     for number, (light, _) in enumerate(_colours()):
         text = text.replace(light, f"var(--series-{number}, {light})")
     return text.replace(INK, "currentColor")
@@ -108,6 +126,30 @@ def palette(n: int) -> list[str]:
     """`n` series colours in order along viridis; beyond STEPS they repeat neighbours."""
     places = np.linspace(0, STEPS - 1, n + 2)[1:-1] if n < 3 else np.linspace(0, STEPS - 1, n)
     return [_colours()[round(float(place))][0] for place in places]
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Labels for a logarithmic axis from `low` to `high`: powers of ten, or 1-2-5 on a short one; plain text."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    long = high >= 80 * low
+    axis.set_major_locator(LogLocator(subs=(1,) if long else (1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: power(value) if long else f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def power(value: float) -> str:
+    """The power of ten nearest to `value`: 10⁻²."""
+    return "10" + str(round(math.log10(value))).translate(SUPERSCRIPTS)
+
+
+def cell_colour(cmap: str, place: float) -> str:
+    """The colour of a heatmap's cell at `place` in [0, 1]: never quite a series colour, which `svg` would turn dark."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    colour = to_hex(colormaps[cmap](place))
+    return f"#{int(colour[1:], 16) ^ 1:06x}" if colour in {light for light, _ in _colours()} else colour
 
 
 def _colours() -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ from monosemy.runtime import UsageError
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("feature.js", "report.js")
-IDENTITY = ("member", "variant", "width", "l1", "k", "lr", "seed")
+IDENTITY = ("member", "variant", "width", "l1", "k", "noise", "lr", "seed")
 
 # name: (heading, meaning). Fields that are not here are shown under their own name, after these.
 FIELDS = {
@@ -37,6 +37,7 @@ FIELDS = {
     "width": ("width", "number of features"),
     "l1": ("L1", "coefficient of the L1 penalty"),
     "k": ("k", "features active per row (TopK)"),
+    "noise": ("noise", "standard deviation of the noise that the encoder saw in training"),
     "lr": ("lr", "learning rate"),
     "seed": ("seed", "seed of the initial weights"),
     "l0": ("L0", "features active per row, mean"),
@@ -56,8 +57,16 @@ FIELDS = {
     "shrinkage": ("shrinkage", "E‖x̂‖² over E⟨x, x̂⟩: below 1 where codes undershoot"),
     "norm_ratio": ("norm ratio", "norm of the reconstruction over norm of the activation, mean"),
     "l1_norm": ("‖c‖₁", "sum of a row's codes, mean"),
+    "mmcs_truth": ("MMCS", "mean largest cosine of the true features with a learned one"),
+    "mcc_truth": ("MCC", "mean cosine of true and learned features matched one to one"),
+    "exclusive_mmcs": ("excl. MMCS", "one-to-one cosines over the larger number of features: copies and junk cost"),
+    "recovered": ("recovered", "share of the true features with a cosine above 0.9"),
+    "redundancy": ("copies", "learned copies per recovered feature"),
+    "f1": ("F1", "of firing, mean over matched true features"),
+    "code_slope": ("slope", "learned on true codes: 1 is no shrinkage"),
     "detection_limit": ("limit", "1 / held-out rows: densities below it cannot be told from 0"),
     "mmcs_with_larger": ("MMCS larger", "mean largest cosine with the features of the larger dictionaries of equal L1"),
+    "shared_with_next": ("shared", "features that the next larger width of equal L1 has too (cosine above 0.95)"),
     "mmcs_other_seed": ("MMCS seed", "mean largest cosine with the features of the same dictionary from another seed"),
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.report.figure import INK, new_axes, palette, styled
+from monosemy.report.figure import INK, cell_colour, new_axes, palette, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,14 +89,13 @@ def heatmap(rows: Sequence[Row], field: str, label: str, cmap: str = "viridis") 
 
 
 def _draw_cells(figure: Figure, axes: Axes, cells: Mapping[tuple[int, int], float], label: str, cmap: str) -> None:
-    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Normalize, to_rgb
     from matplotlib.patches import Rectangle
 
     low, high = min(cells.values()), max(cells.values())
     for (x, y), value in cells.items():
-        red, green, blue, _ = colormaps[cmap]((value - low) / ((high - low) or 1))
+        red, green, blue = to_rgb(cell_colour(cmap, (value - low) / ((high - low) or 1)))
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=(red, green, blue), edgecolor="none"))
         text = BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else WHITE
         if len(cells) <= 80:

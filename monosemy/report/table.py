@@ -12,10 +12,14 @@ COLUMNS = {
     "width": "d",
     "l1": "g",
     "k": "d",
+    "noise": "g",
     "seed": "d",
     "l0": ".1f",
     "fvu": ".3f",
     "dead": "d",
+    "mmcs_truth": ".3f",
+    "mcc_truth": ".3f",
+    "f1": ".3f",
     "ce_recovered": ".3f",
     "kl": ".3f",
     "mmcs_with_larger": ".3f",
@@ -28,11 +32,11 @@ def print_scores(rows: Sequence[Mapping[str, Any]], chosen: int | None = None) -
     from rich.console import Console
     from rich.table import Table
 
-    columns = {name: form for name, form in COLUMNS.items() if any(row[name] is not None for row in rows)}
+    columns = {name: form for name, form in COLUMNS.items() if any(row.get(name) is not None for row in rows)}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, form in columns.items():
         table.add_column(name, justify="right" if form else "left", no_wrap=True)
     for row in rows:
-        cells = ["" if row[name] is None else format(row[name], form) for name, form in columns.items()]
+        cells = ["" if row.get(name) is None else format(row[name], form) for name, form in columns.items()]
         table.add_row(*cells, style="bold green" if row["member"] == chosen else None)
     Console(width=max(TABLE_WIDTH, Console().width)).print(table)

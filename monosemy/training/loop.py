@@ -1,15 +1,17 @@
 """The loop: batches in; checkpoints and metrics out; resume.
 
-It sees an iterator of `x_BD` and cannot tell stored rows from any others. Every batch is read once and stepped through
-every stack. A checkpoint holds parameters, Adam's state and the step; since the rows' order is computed from the step,
-a run that goes on from any checkpoint ends bit for bit where the uninterrupted one does.
+It sees an iterator of `x_BD` and cannot tell stored rows from any others; where rows come in pairs, what is to be
+reconstructed is the `target_BD` beside them. Every batch is read once and stepped through every stack. A checkpoint
+holds parameters, Adam's state and the step; since the rows' order is computed from the step, a run that goes on from
+any checkpoint ends bit for bit where the uninterrupted one does.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -17,38 +19,66 @@ from monosemy.data.rows import RowSource
 from monosemy.files import load_tensors, save_tensors
 from monosemy.runtime import MetricLog, Progress, UsageError, full_rate_products
 from monosemy.training.ensemble import Ensemble
-from monosemy.training.settings import TrainSettings, schedule
+from monosemy.training.settings import TrainSettings
 
 CHECKPOINT_EVERY_S = 20.0
 LOG_EVERY = 50
 ROW_ORDER_SEED = 0
 
+Watch = Callable[[int, Sequence[Ensemble]], None]  # called with the steps done and the stacks
+
+
+@runtime_checkable
+class PairedRows(Protocol):
+    """Rows that can come with a target that is not the row itself: they do where `paired` is true."""
+
+    paired: bool
+
+    def pairs(self, batch: int, seed: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """An endless stream of `x_BD` and `target_BD`, fp32, from batch number `start` on."""
+        ...
+
 
 def train_stacks(
-    stacks: Sequence[Ensemble], rows: RowSource, settings: TrainSettings, steps: int, folder: Path | None
+    stacks: Sequence[Ensemble],
+    rows: RowSource,
+    settings: TrainSettings,
+    steps: int,
+    folder: Path | None,
+    watch: Watch | None = None,
 ) -> list[dict[str, float]]:
     """Train all stacks for `steps` steps; the last metrics of every member, stack by stack.
 
     With a `folder`, metrics go to `metrics.jsonl` in it and checkpoints under `scratch/`; a checkpoint found there is
-    gone on from. Raises UsageError at NaN or Inf in the rows or in a member's loss.
+    gone on from. `watch` is called before the first step and after each. Raises UsageError at NaN or Inf in the rows
+    or in a member's loss.
     """
+    settings.dead.check_steps(steps, settings.schedule.decay)
     checkpoint = folder / "scratch" / "checkpoint.safetensors" if folder is not None else None
     start = _resume(stacks, checkpoint)
     log = MetricLog(folder / "metrics.jsonl", start) if folder is not None else None
     device, batch = stacks[0].device, stacks[0].shape.batch
     members = sum(stack.shape.members for stack in stacks)
-    stream = rows.batches(batch, ROW_ORDER_SEED, start)
+    stream = _stream(rows, batch, start)
     saved_at = time.monotonic()
     metrics: list[dict[str, float]] = []
     with full_rate_products(device), torch.no_grad(), Progress(f"train ×{members}", steps, start) as bar:
+        if watch is not None and start == 0:
+            watch(0, stacks)
         for step in range(start, steps):
-            x_BD = next(stream, None)
-            if x_BD is None:
+            pair = next(stream, None)
+            if pair is None:
                 raise UsageError(f"the rows ended after {step} of {steps} steps; lower `steps` or give more rows")
-            x_BD = x_BD.to(device)
-            factors = schedule(step, steps, settings)
-            statistics = [stack.step(x_BD, *factors) for stack in stacks]
+            x_BD = pair[0].to(device)
+            target_BD = None if pair[1] is None else pair[1].to(device)
+            factors = settings.schedule.factors(step, steps)
+            statistics = [stack.step(x_BD, *factors, target_BD) for stack in stacks]
             done = step + 1
+            if settings.dead.resamples_after(done, steps, settings.schedule.decay):
+                for stack in stacks:
+                    stack.resample(x_BD if target_BD is None else target_BD)
+            if watch is not None:
+                watch(done, stacks)
             if done % LOG_EVERY == 0 or done == steps:
                 metrics = [row for stack, found in zip(stacks, statistics, strict=True) for row in stack.metrics(found)]
                 _refuse_nan(stacks, metrics, done)
@@ -60,6 +90,14 @@ def train_stacks(
                 saved_at = time.monotonic()
             bar.advance()
     return metrics
+
+
+def _stream(rows: RowSource, batch: int, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Batches with their target, None where it is the row itself."""
+    if isinstance(rows, PairedRows) and rows.paired:
+        yield from rows.pairs(batch, ROW_ORDER_SEED, start)
+    else:
+        yield from ((x_BD, None) for x_BD in rows.batches(batch, ROW_ORDER_SEED, start))
 
 
 def _save(stacks: Sequence[Ensemble], step: int, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +11,36 @@ import numpy as np
 import torch
 
 from monosemy.artifact import make
-from monosemy.data.activations import ActivationStore
 from monosemy.data.rows import ArrayRows, RowSource, rows_of
+from monosemy.data.source import Source, open_source, origin_of
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import DictionaryStore, member_file, save_dictionary
 from monosemy.draft import Draft
-from monosemy.runtime import UsageError, pick_device, settings_of
+from monosemy.runtime import UsageError, pick_device
 from monosemy.training.ensemble import Ensemble, ensembles_of
-from monosemy.training.loop import train_stacks
+from monosemy.training.loop import Watch, train_stacks
 from monosemy.training.settings import Member, TrainSettings, default_steps, grid
-
-LISTS = ("variant", "width", "l1", "k", "seed", "lr")
 
 
 def train(
-    activations: str | Path | ActivationStore, *, out: str | Path, settings: TrainSettings | None = None, **options: Any
+    activations: str | Path | Source, *, out: str | Path, settings: TrainSettings | None = None, **options: Any
 ) -> DictionaryStore:
-    """Train the grid on the training rows of `activations`, into `out`.
+    """Train the grid on the training rows of `activations` (or on the rows of a saved world), into `out`.
 
-    `options` are fields of TrainSettings; where it takes several values, one alone will do. Raises UsageError for a
-    grid that makes no sense and for NaN or Inf.
+    `options` are fields of TrainSettings and of its groups; where several values can be given, one alone will do.
+    Raises UsageError for a grid that makes no sense and for NaN or Inf.
     """
     settings = settings or settings_from(**options)
-    store = ActivationStore.open(activations)
-    members = grid(settings, store.d_in)
-    steps = settings.steps or default_steps(settings.batch, store.n_rows)
+    source = open_source(activations)
+    members = grid(settings, source.d_in)
+    steps = settings.steps or default_steps(settings.batch, source.n_rows)
     config = {**asdict(settings), "width": list(dict.fromkeys(member.width for member in members)), "steps": steps}
     del config["device"]
+    parent, origin = origin_of(source)
 
     def write(draft: Draft) -> dict[str, Any]:
-        stacks = _stacks(members, settings, store)
-        metrics = train_stacks(stacks, store, settings, steps, draft.path)
+        stacks = _stacks(members, settings, source)
+        metrics = train_stacks(stacks, source, settings, steps, draft.path)
         trained = [(stack, i, member) for stack in stacks for i, member in enumerate(stack.members)]
         rows = []
         for (stack, i, member), last in zip(trained, metrics, strict=True):
@@ -49,11 +48,9 @@ def train(
             save_dictionary(draft.file(member_file(number)), stack.export(i))
             rows.append({"member": number, **asdict(member), "training": last})
         rows.sort(key=lambda row: row["member"])
-        model = store.artifact.manifest["parents"].get("model")
-        origin = {"model": model and model["id"], "skip_bos": store.artifact.config.get("skip_bos", False)}
-        return {"members": rows, "d_in": store.d_in, "site": store.site, **origin}
+        return {"members": rows, "d_in": source.d_in, **origin}
 
-    return DictionaryStore(make(out, "dictionaries", config, {"activations": store.artifact.as_parent()}, write))
+    return DictionaryStore(make(out, "dictionaries", config, {parent.kind: parent.as_parent()}, write))
 
 
 def fit(
@@ -80,33 +77,57 @@ def fit_grid(
     x: np.ndarray | torch.Tensor | RowSource | Iterable[np.ndarray | torch.Tensor],
     *,
     settings: TrainSettings | None = None,
+    watch: Watch | None = None,
     **options: Any,
 ) -> list[tuple[Member, Dictionary]]:
-    """Every dictionary of a grid, trained in one pass, with the member it is; in memory."""
+    """Every dictionary of a grid, trained in one pass, with the member it is; in memory.
+
+    `watch(step, stacks)` is called before the first step and after each.
+    """
     rows = _rows(x)
     settings = settings or settings_from(**options)
     if rows.n_rows is not None and rows.n_rows < settings.batch:
         settings = replace(settings, batch=rows.n_rows)
     members = grid(settings, rows.d_in)
     stacks = _stacks(members, settings, rows)
-    train_stacks(stacks, rows, settings, settings.steps or default_steps(settings.batch, rows.n_rows), None)
+    steps = settings.steps or default_steps(settings.batch, rows.n_rows)
+    train_stacks(stacks, rows, settings, steps, None, watch)
     found = {member: stack.export(i) for stack in stacks for i, member in enumerate(stack.members)}
     return [(member, found[member]) for member in members]
 
 
 def settings_from(**options: Any) -> TrainSettings:
-    """TrainSettings from keywords, where a field that takes several values may be given one."""
-    for name in LISTS:
-        if name in options:
-            value = options[name]
-            values = (value,) if isinstance(value, str | int | float | np.generic) else tuple(value)
-            options[name] = tuple(item.item() if isinstance(item, np.generic) else item for item in values)
-    return settings_of(TrainSettings, options)
+    """TrainSettings from flat keywords: `warmup=0.1` is the schedule's. One value will do where several can be given.
+
+    Raises UsageError for a name that there is not.
+    """
+    own = vars(TrainSettings())
+    groups = {name: value for name, value in own.items() if is_dataclass(value)}
+    homes = {inner.name: name for name, group in groups.items() for inner in fields(group)}
+    unknown = sorted(options.keys() - own.keys() - homes.keys())
+    if unknown:
+        known = [*(name for name in own if name not in groups), *homes]
+        raise UsageError(f"unknown settings {', '.join(unknown)}; there are {', '.join(known)}")
+    chosen = {name: _plain(value, several=isinstance(own.get(name), tuple)) for name, value in options.items()}
+    for name, group in groups.items():
+        parts = {inner: chosen.pop(inner) for inner, home in homes.items() if home == name and inner in chosen}
+        chosen[name] = replace(chosen.get(name, group), **parts)
+    return TrainSettings(**chosen)
+
+
+def _plain(value: Any, several: bool) -> Any:
+    """The value in Python's own types; in a tuple where several can be given."""
+    if not several:
+        return value.item() if isinstance(value, np.generic) else value
+    values = (value,) if isinstance(value, str | int | float | np.generic) else tuple(value)
+    return tuple(_plain(item, several=False) for item in values)
 
 
 def _stacks(members: list[Member], settings: TrainSettings, rows: RowSource) -> list[Ensemble]:
     if len(set(members)) != len(members):
-        raise UsageError("the grid holds the same member twice; name each variant, width, l1, k, lr and seed once")
+        raise UsageError(
+            "the grid holds the same member twice; name each variant, width, l1, k, noise, lr and seed once"
+        )
     return ensembles_of(members, settings, rows.statistics(), pick_device(settings.device), settings.batch)
 
 

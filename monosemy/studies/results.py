@@ -1,0 +1,106 @@
+"""What the studies measured, as their pages take it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosemy.data.synthetic import World
+from monosemy.metrics.evaluate import Scores
+from monosemy.report.grid_figures import with_derived
+from monosemy.report.study import StudyPage
+
+NAMES = {
+    "neurons": "identity",
+    "random": "random",
+    "pca": "PCA",
+    "ica": "ICA",
+    "nmf": "NMF",
+    "dictionary-learning": "dictionary learning",
+}
+
+
+FRAMES = "frames.safetensors"
+DYNAMICS_NAV = {"index": "Picture case", "animations": "Animations", "training": "Training dynamics"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A scored grid, the baselines on the same rows, and what its widths are multiples of."""
+
+    scores: Scores
+    baselines: Sequence[Mapping[str, Any]]
+    unit: int
+    d_in: int
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The grid's scores, with what the figures derive from them."""
+        return with_derived(self.scores.rows)
+
+    def references(self, score: str) -> dict[str, float]:
+        """Each baseline's score, by the name it is shown under."""
+        return {NAMES[row["variant"]]: row[score] for row in self.baselines if row.get(score) is not None}
+
+
+@dataclass
+class Results:
+    """All that the study measured."""
+
+    out: Path
+    settings: Any
+    world: World
+    grid: Grid
+    denoising: Scores | None = None
+    plain: Grid | None = None
+    variations: dict[str, dict[str, Grid]] = field(default_factory=dict)
+    layers: dict[str, Grid] = field(default_factory=dict)
+
+    def command(self, part: str) -> str:
+        """What makes a part again, in an empty folder or from what is there."""
+        given = [f"--model {self.settings.model}", f"--tokens {self.settings.tokens}"] if part == "model" else []
+        line = ["monosemy study superposition", f"--scale {self.settings.scale}", f"--part {part}", *given]
+        return " ".join([*line, f"--out {self.out}"])
+
+    @property
+    def nav(self) -> dict[str, str]:
+        """The pages there are."""
+        pages = {"index": "Grid"}
+        pages |= {"denoising": "Denoising"} if self.denoising else {}
+        pages |= {name: name.replace("-", " ").capitalize() for name in self.variations}
+        return pages | ({"layers": "Model"} if self.layers else {})
+
+    def page(self, name: str, title: str, lead: str) -> StudyPage:
+        """One page of this study."""
+        return StudyPage(self.out, name, title=title, lead=lead, nav=self.nav)
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """All that the study measured."""
+
+    out: Path
+    scale_name: str
+    world: World
+    scale: Any
+    picture: Sequence[Mapping[str, Any]]
+    """A row of scores each of the twelve."""
+    frames: Mapping[str, torch.Tensor]
+    """`learned WIDTH-L1` [F, N, 3] and `dead WIDTH-L1` [F, N]."""
+    baselines: Sequence[Mapping[str, Any]]
+    high: World
+    courses: Mapping[str, Sequence[Mapping[str, Any]]]
+    """Remedy → looks at each seed's dictionary in training."""
+
+    @property
+    def command(self) -> str:
+        """What makes every figure again."""
+        return f"monosemy study dynamics --scale {self.scale_name} --out {self.out}"
+
+    def page(self, name: str, title: str, lead: str) -> StudyPage:
+        """One page of this study."""
+        return StudyPage(self.out, name, title=title, lead=lead, nav=DYNAMICS_NAV)

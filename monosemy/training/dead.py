@@ -1,0 +1,111 @@
+"""Dead features and what is done about them. A feature is dead if it was not active in the last `dead_after` steps.
+
+Each remedy works on any variant, member by member, and leaves a member without dead features as it is.
+
+`ghost` (Anthropic, "Circuits Updates, January 2024"): the dead features alone, with exp for ReLU, predict the residual
+e = target − x̂; per row, with q and s constants to autograd, as e is:
+
+    ô = Σ_dead exp(z) W_dec,   q = ‖e‖ / 2‖ô‖,   s = ‖e‖² / ‖qô − e‖²,   L = mean_B s ‖qô − e‖²
+
+`auxk` (Gao et al. 2024, arXiv 2406.04093): the aux_k largest dead z of each row predict it: L = 1/32 mean_B ‖ê − e‖²,
+ê = Σ z W_dec, e a constant. As in the paper's formula no ReLU follows TopK: a feature that ReLU has killed has z < 0
+nearly everywhere and would learn nothing. Where z is far below 0 it can stay there and be of use with negative codes,
+so auxk does not revive what a very negative bias has killed; ghost and resample do.
+
+`resample` is in `resample.py`.
+
+Shapes: M members, B rows, N width, D = d_in, U = dead features of one member.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from monosemy.dictionaries.dictionary import Params, Workspace
+from monosemy.runtime import UsageError, check_choices
+
+Remedy = Literal["none", "resample", "ghost", "auxk"]
+
+AUXK_WEIGHT = 1 / 32
+
+
+@dataclass(frozen=True)
+class DeadSettings:
+    """When a feature counts as dead, and what is done then."""
+
+    remedy: Remedy = "none"
+    """What dead features get: nothing; new weights from badly reconstructed rows (resample); or a gradient (ghost,
+    auxk)."""
+    dead_after: int = 200
+    """A feature that was not active in this many last steps counts as dead."""
+    resample_every: int = 250
+    """Steps between resamplings; the last is at least as many before the learning rate falls."""
+    resample_warmup: int = 100
+    """Steps over which the learning rate of a resampled feature rises from 0."""
+    aux_k: int = 32
+    """Dead features a row that auxk uses; the paper takes about half of d_in."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, remedy=get_args(Remedy))
+        for field in ("dead_after", "resample_every", "resample_warmup", "aux_k"):
+            if getattr(self, field) < 1:
+                raise UsageError(f"`{field}` (={getattr(self, field)}) must be at least 1")
+
+    def check_steps(self, steps: int, decay: float) -> None:
+        """Raise UsageError where the remedy could never act in a run of `steps`."""
+        if self.remedy == "resample" and not any(
+            self.resamples_after(step, steps, decay) for step in range(self.dead_after, steps)
+        ):
+            raise UsageError(
+                f"`resample_every` (={self.resample_every}) and `dead_after` (={self.dead_after}) leave no step of "
+                f"{steps} to resample at before the learning rate falls; lower them or raise `steps`"
+            )
+        if self.remedy != "none" and self.dead_after >= steps:
+            raise UsageError(f"`dead_after` (={self.dead_after}) must be less than `steps` (={steps}); lower it")
+
+    def resamples_after(self, step: int, steps: int, decay: float) -> bool:
+        """Whether features are resampled once `step` of `steps` are done."""
+        last = steps - round(decay * steps) - self.resample_every
+        return self.remedy == "resample" and step <= last and step % self.resample_every == 0
+
+
+def add_dead_gradients(
+    settings: DeadSettings, params: Params, seen: torch.Tensor, dead_MN: torch.Tensor, work: Workspace
+) -> None:
+    """Add the gradient of ghost's or auxk's loss to `work.grads`.
+
+    `seen` is what the encoder was given, `x_BD` or `x_MBD`; the residuals x̂ − target are read from the workspace.
+    """
+    encoder = "W_enc" if "W_enc" in params else "W_dec"  # tied: one matrix in both roles
+    for m in dead_MN.any(dim=1).nonzero().flatten().tolist():
+        dead_U = dead_MN[m].nonzero().flatten()
+        x_BD = seen if seen.ndim == 2 else seen[m]
+        W_dec_UD = params["W_dec"][m, dead_U]
+        z_BU = torch.addmm(params["b_enc"][m, dead_U], x_BD, params[encoder][m, dead_U].T)
+        if settings.remedy == "ghost":
+            # Shifting z by a row's largest changes ô by a factor that q takes back, and cannot overflow.
+            codes_BU = slope_BU = (z_BU - z_BU.amax(dim=1, keepdim=True)).exp()
+            dout_BD = _ghost(codes_BU @ W_dec_UD, work.residual_MBD[m])
+        else:
+            top_BK = z_BU.topk(min(settings.aux_k, len(dead_U)), dim=1).indices
+            slope_BU = torch.zeros_like(z_BU).scatter_(1, top_BK, 1.0)
+            codes_BU = z_BU * slope_BU
+            dout_BD = (codes_BU @ W_dec_UD + work.residual_MBD[m]) * (2 * AUXK_WEIGHT / len(x_BD))
+        dz_BU = (dout_BD @ W_dec_UD.T) * slope_BU
+        work.grads["W_dec"][m].index_add_(0, dead_U, codes_BU.T @ dout_BD)
+        work.grads[encoder][m].index_add_(0, dead_U, dz_BU.T @ x_BD)
+        work.grads["b_enc"][m].index_add_(0, dead_U, dz_BU.sum(dim=0))
+
+
+def _ghost(out_BD: torch.Tensor, residual_BD: torch.Tensor) -> torch.Tensor:
+    """∂L/∂ô of the ghost loss, from ô and x̂ − target."""
+    tiny = torch.finfo(out_BD.dtype).tiny
+    error_B1 = torch.linalg.vector_norm(residual_BD, dim=1, keepdim=True)
+    q_B1 = error_B1 / (2 * torch.linalg.vector_norm(out_BD, dim=1, keepdim=True)).clamp_min(tiny)
+    miss_BD = q_B1 * out_BD + residual_BD
+    s_B1 = error_B1.square() / miss_BD.square().sum(dim=1, keepdim=True).clamp_min(tiny)
+    gradient_BD: torch.Tensor = miss_BD * (s_B1 * q_B1 * (2 / len(out_BD)))
+    return gradient_BD

@@ -1,0 +1,65 @@
+"""Resampling dead features: each gets the direction of a row that its dictionary reconstructs badly.
+
+Source: Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron Resampling". For each dead feature a row of the
+batch is drawn with probability ∝ ‖x − x̂‖⁴, the squared loss. Its decoder row becomes the direction of that row from
+b_dec, its encoder row the same at 0.2 × the mean norm of the living encoder rows (tied: the one matrix has norm 1), and
+b_enc = −W_enc b_dec, which is the paper's 0, as there b_dec is taken off before the encoder. Adam's moments of the
+feature start from 0, and its learning rate rises over `resample_warmup` steps: Adam's first steps after second moments
+of 0 are several times its usual ones.
+
+Unlike in the paper, the rows are those of one batch, drawn without repeats (two features of equal weights would stay
+equal), so no more features are replaced at a time than the batch has rows, and the loss is the error alone.
+
+Shapes: M members, B rows, N width, D = d_in, U = replaced features of one member.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from monosemy.dictionaries.dictionary import Params
+
+ENCODER_SHARE = 0.2
+
+
+def draw_rows(
+    residual_BD: torch.Tensor, usable_B: torch.Tensor, count: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Up to `count` different rows (fewer where fewer are `usable` and in error), with probability ∝ ‖residual‖⁴."""
+    loss_B = torch.where(usable_B, residual_BD.square().sum(dim=1), 0).cpu().double()
+    weights_B = (loss_B / loss_B.max().clamp_min(torch.finfo(torch.float64).tiny)).square()
+    count = min(count, int((weights_B > 0).sum()))
+    if count == 0:
+        return torch.zeros(0, dtype=torch.int64)
+    return torch.multinomial(weights_B, count, replacement=False, generator=generator)
+
+
+def replace_features(
+    params: Params, target_BD: torch.Tensor, residual_BD: torch.Tensor, dead_N: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """New weights for one member's dead features, in place (parameters without M); which ones got them: `replaced_U`.
+
+    `residual_BD` is x̂ − target of these rows.
+    """
+    centre_D = params.get("b_dec", torch.zeros_like(target_BD[0]))
+    centred_BD = target_BD - centre_D
+    norm_B = torch.linalg.vector_norm(centred_BD, dim=1)
+    dead_U = dead_N.nonzero().flatten()
+    rows_U = draw_rows(residual_BD, norm_B > 0, len(dead_U), generator).to(target_BD.device)
+    replaced_U = dead_U[: len(rows_U)]
+    direction_UD = centred_BD[rows_U] / norm_B[rows_U, None]
+    encoder_UD = direction_UD
+    if "W_enc" in params:
+        encoder_UD = direction_UD * (ENCODER_SHARE * _mean_norm(params["W_enc"][~dead_N]))
+        params["W_enc"][replaced_U] = encoder_UD
+    params["W_dec"][replaced_U] = direction_UD
+    params["b_enc"][replaced_U] = -(encoder_UD @ centre_D)
+    return replaced_U
+
+
+def _mean_norm(alive_AD: torch.Tensor) -> torch.Tensor:
+    """Mean norm of the rows; 1, that of fresh rows, where none is alive."""
+    if len(alive_AD) == 0:
+        return alive_AD.new_ones(())
+    mean: torch.Tensor = torch.linalg.vector_norm(alive_AD, dim=1).mean()
+    return mean
