@@ -18,7 +18,7 @@ from monosemy.training import loop
 from monosemy.training.dead import AUXK_WEIGHT, DeadSettings, add_dead_gradients
 from monosemy.training.ensemble import Ensemble
 from monosemy.training.loop import train_stacks
-from monosemy.training.resample import ENCODER_SHARE, draw_rows, replace_features
+from monosemy.training.resample import ENCODER_SHARE, copies, draw_rows, replace_features
 from monosemy.training.settings import grid
 from monosemy.training.sweep import fit_grid, settings_from, train
 
@@ -293,6 +293,35 @@ def test_resampling_recovers_from_a_bad_start() -> None:
     assert untreated < 0.7
     assert fresh > 0.9
     assert treated > fresh - 0.03
+
+
+def test_a_copy_is_a_feature_with_the_direction_of_an_earlier_one() -> None:
+    W_ND = normal(40, D).float()
+    W_ND[7], W_ND[20], W_ND[31] = 3 * W_ND[2], W_ND[2] + 0.1 * W_ND[3], -W_ND[5]
+    cosines = W_ND @ W_ND.T / (W_ND.norm(dim=1)[:, None] * W_ND.norm(dim=1))
+    brute = [any(cosines[n, m] > 0.9 for m in range(n)) for n in range(40)]
+    assert copies(W_ND, 0.9).tolist() == brute
+    assert brute[7]
+    assert brute[20]
+    assert not brute[2]
+    assert not brute[31]
+    assert not copies(W_ND, 1.0).any()
+
+
+def test_resampling_copies_finds_features_that_copies_had_kept_away() -> None:
+    """As many features as there are, all on six of them: an L1 penalty leaves them there."""
+    F_ND, x = world(20_000)
+    rows = ArrayRows(x)
+
+    def recovered(copy_above: float) -> float:
+        settings = settings_from(**options("relu", "resample", lr=0.01, copy_above=copy_above))
+        made = Ensemble(grid(settings, D), settings, rows.statistics(), torch.device("cpu"), settings.batch)
+        for name in ("W_dec", "W_enc"):
+            made.params[name][:] = F_ND[torch.arange(len(F_ND)) % 6]
+        train_stacks([made], rows, settings, 600, None)
+        return mmcs_to_truth(F_ND, made.export(0).W_dec_ND)
+
+    assert recovered(0.9) > recovered(1.0) + 0.04
 
 
 def test_when_features_are_resampled() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
 from monosemy.data.rows import statistics_of
+from monosemy.dictionaries import dictionary
 from monosemy.dictionaries.dictionary import Hyper, Params, Shape, Workspace
 from monosemy.dictionaries.store import VARIANTS
 from monosemy.training.ensemble import Ensemble
@@ -57,6 +60,39 @@ def test_gradients_equal_autograd_on_adversarial_rows(name: str, x_BD: torch.Ten
     sum(variant.loss(one, x_BD, hyper.member(1))).backward()
     for key, tensor in one.items():
         torch.testing.assert_close(work.grads[key][1], tensor.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_stack_in_parts_has_the_gradients_of_the_whole(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = VARIANTS[name]
+    params, hyper, whole = stack_of(name, False, True)
+    monkeypatch.setattr(dictionary, "PART_CODES", most * B * N)
+    _, _, parted = stack_of(name, False, True)
+    assert (len(whole.codes_MNB), len(parted.codes_MNB)) == (M, most)
+    expected, found = (variant.gradients(params, rows(), hyper, work, rows(7)) for work in (whole, parted))
+    for each in fields(expected):
+        torch.testing.assert_close(getattr(found, each.name), getattr(expected, each.name), rtol=1e-6, atol=1e-7)
+    for key, grad in whole.grads.items():
+        torch.testing.assert_close(parted.grads[key], grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parted.residual_MBD, whole.residual_MBD)
+    l0 = [variant.mean_l0(params, rows(), hyper, work) for work in (whole, parted)]
+    assert torch.equal(*l0)
+    counted_MBN = whole.codes_MNB.mT  # what `mean_l0` left of the whole stack
+    torch.testing.assert_close(l0[0], (counted_MBN > 0).float().sum(dim=2).mean(dim=1))
+
+
+@pytest.mark.parametrize("width", [64, 512, 4096])
+def test_the_first_reconstruction_is_about_the_row(width: int) -> None:
+    """x̂·x / ‖x‖² has mean 1 over rows of N(0, I): ReLU(a) = (a + |a|) / 2, of which a gives tr(W Wᵀ) / N = 1 exactly
+    and |a| an odd function of x, with mean 0. Allow 0.1, over ten standard errors of 1000 rows at width 4096."""
+    d_in = 32
+    params = VARIANTS["relu"].init(Shape(1, d_in, width, B), [0], None)
+    one = {key: tensor[0] for key, tensor in params.items()}
+    x_BD = torch.randn(1000, d_in, generator=torch.Generator().manual_seed(0))
+    xhat_BD = torch.relu(x_BD @ one["W_enc"].T + one["b_enc"]) @ one["W_dec"]
+    share_B = (xhat_BD * x_BD).sum(dim=1) / x_BD.square().sum(dim=1)
+    assert share_B.mean().item() == pytest.approx(1, abs=0.1)
 
 
 def ensemble(settings: TrainSettings, members: list[Member] | None = None) -> Ensemble:

@@ -20,7 +20,9 @@ Shapes: X rows of the sample, B rows, D = d_in, N = width, J = dimensions the ro
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 import torch
@@ -29,6 +31,8 @@ from monosemy.data.rows import RowSource
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.runtime import Progress, UsageError, seed_for
 
+P = ParamSpec("P")
+
 SAMPLE_ROWS = 65536
 SAMPLE_BATCH = 4096
 FISTA_STEPS = 200
@@ -36,6 +40,20 @@ ICA_ITERATIONS, ICA_ROUND = 200, 10
 NMF_STEPS, NMF_BATCH, NMF_FORGET = 320, 1024, 0.7
 LEARNING_BATCH = 256
 FLAT = 1e-10  # a direction with less than this share of the largest variance is one the rows do not fill
+
+
+def one_thread(fit: Callable[P, Dictionary]) -> Callable[P, Dictionary]:
+    """Fit with one thread: scikit-learn's many small products are up to 30 times slower with torch's threads beside
+    those of its own BLAS."""
+
+    @wraps(fit)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Dictionary:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1):
+            return fit(*args, **kwargs)
+
+    return wrapper
 
 
 class AffineDictionary(Dictionary):
@@ -81,6 +99,7 @@ class SparseCodingDictionary(Dictionary):
         return codes_BN
 
 
+@one_thread
 def ica(rows: RowSource, width: int | None = None, seed: int = 0) -> Dictionary:
     """`width` (default: all D) independent components of the largest principal ones; fewer if the rows fill fewer.
 
@@ -124,6 +143,7 @@ def _fast_ica(white_XJ: np.ndarray, seed: int) -> tuple[torch.Tensor, bool]:
     return torch.from_numpy(unmixing_NJ), False
 
 
+@one_thread
 def nmf(rows: RowSource, width: int, seed: int = 0) -> Dictionary:
     """`width` non-negative factors of [x₊, x₋]. Factors that end at 0 are left out."""
     from sklearn.decomposition import MiniBatchNMF
@@ -151,6 +171,7 @@ def nmf(rows: RowSource, width: int, seed: int = 0) -> Dictionary:
     return SparseCodingDictionary.of(factors[:, : x_XD.shape[1]] - factors[:, x_XD.shape[1] :], settings)
 
 
+@one_thread
 def dictionary_learning(rows: RowSource, width: int, seed: int = 0, alpha: float = 0.1) -> Dictionary:
     """scikit-learn's MiniBatchDictionaryLearning with codes ≥ 0, one pass over the sample at most.
 

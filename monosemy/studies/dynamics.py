@@ -11,11 +11,11 @@ Each finished part is an artifact in the study's folder: stopped and run again, 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -32,7 +32,6 @@ from monosemy.runtime import Progress
 from monosemy.studies.dynamics_pages import write_pages
 from monosemy.studies.measure import measured
 from monosemy.studies.results import FRAMES, Dynamics
-from monosemy.training.dead import Remedy
 from monosemy.training.ensemble import Ensemble
 from monosemy.training.sweep import fit_grid
 
@@ -64,6 +63,8 @@ class Scale:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     look_every: int = 50
     """Steps between two looks at a dictionary in training."""
+    resample: Mapping[str, Any] = field(default_factory=dict)
+    """How often features are resampled, and after how many silent steps, where not by default."""
 
 
 SCALES = {
@@ -80,6 +81,15 @@ SCALES = {
     ),
 }
 PICTURE_LR = 0.01
+
+# What dead features get: name → training options. Copies are resampled too in the third.
+REMEDIES: dict[str, dict[str, Any]] = {
+    "none": {"remedy": "none"},
+    "resample": {"remedy": "resample"},
+    "resample copies": {"remedy": "resample", "copy_above": 0.9},
+    "ghost": {"remedy": "ghost"},
+    "auxk": {"remedy": "auxk"},
+}
 
 
 @dataclass(frozen=True)
@@ -115,11 +125,11 @@ def dynamics(out: Path, settings: DynamicsSettings, scale: Scale | None = None) 
 
     courses: dict[str, list[dict[str, Any]]] = {}
     high = World(scale.high).save(out / "training" / "world")
-    for remedy in get_args(Remedy):
+    for remedy, options in REMEDIES.items():
         say(f"training in {scale.high.d_in} dimensions, dead features: {remedy}")
-        config = {**asdict(scale), "remedy": remedy}
+        config = {**asdict(scale), **options}
         courses[remedy] = measured(
-            out / "training" / remedy, config, origin(high), partial(course_of, high, scale, remedy)
+            out / "training" / remedy.replace(" ", "-"), config, origin(high), partial(course_of, high, scale, options)
         )
     say("pages")
     page = write_pages(Dynamics(out, settings.scale, world, scale, picture, frames, simple, high, courses))
@@ -185,7 +195,7 @@ def baselines_over_worlds(scale: Scale) -> list[dict[str, Any]]:
     return found
 
 
-def course_of(world: World, scale: Scale, remedy: str, _: Draft) -> list[dict[str, Any]]:
+def course_of(world: World, scale: Scale, options: dict[str, Any], _: Draft) -> list[dict[str, Any]]:
     """How dictionaries from several seeds go through training: a row for every look at each."""
     x_XD = world.sample(4096).x_XD
     looks: list[dict[str, Any]] = []
@@ -212,7 +222,8 @@ def course_of(world: World, scale: Scale, remedy: str, _: Draft) -> list[dict[st
         seed=scale.seeds,
         batch=scale.batch,
         steps=scale.high_steps,
-        remedy=remedy,
+        **options,
+        **(scale.resample if options["remedy"] != "none" else {}),
         watch=watch,
     )
     return looks

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from monosemy.data.source import Source
 from monosemy.data.synthetic import World, WorldSettings
+from monosemy.dictionaries.baselines import BASELINES
 from monosemy.metrics.evaluate import Scores, evaluate
 from monosemy.models.harvest import harvest
 from monosemy.models.language_model import LanguageModel
@@ -51,6 +52,8 @@ class Scale:
     """Of the denoising autoencoders, a coordinate."""
     rows: int = 8192
     """Held-out rows that scores are measured on, and rows of the baselines."""
+    baselines: tuple[str, ...] = tuple(BASELINES)
+    """Which of them stand beside each grid."""
     model_tokens: int = 50_000
     """Activations harvested of each layer."""
 
@@ -150,7 +153,7 @@ def scored(folder: Path, source: Source, scale: Scale, ratios: Sequence[float], 
         steps=scale.steps,
     )
     scores = evaluate(dictionaries, source, out=folder / "scores", rows=scale.rows)
-    simple = baselines(source, out=folder / "baselines", width=unit, rows=scale.rows)
+    simple = baselines(source, out=folder / "baselines", names=scale.baselines, width=unit, rows=scale.rows)
     return Grid(
         scores, evaluate(simple, source, out=folder / "baseline-scores", rows=scale.rows).rows, unit, source.d_in
     )

@@ -45,6 +45,8 @@ class DeadSettings:
     """Steps between resamplings; the last is at least as many before the learning rate falls."""
     resample_warmup: int = 100
     """Steps over which the learning rate of a resampled feature rises from 0."""
+    copy_above: float = 1.0
+    """Resample copies too: one of two features whose directions have a cosine above this (1: none, as in the paper)."""
     aux_k: int = 32
     """Dead features a row that auxk uses; the paper takes about half of d_in."""
 
@@ -53,6 +55,8 @@ class DeadSettings:
         for field in ("dead_after", "resample_every", "resample_warmup", "aux_k"):
             if getattr(self, field) < 1:
                 raise UsageError(f"`{field}` (={getattr(self, field)}) must be at least 1")
+        if not 0 < self.copy_above <= 1:
+            raise UsageError(f"`copy_above` (={self.copy_above}) is a cosine above 0 and at most 1; 1 keeps all copies")
 
     def check_steps(self, steps: int, decay: float) -> None:
         """Raise UsageError where the remedy could never act in a run of `steps`."""

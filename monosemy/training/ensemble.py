@@ -20,7 +20,7 @@ from monosemy.dictionaries.dictionary import Dictionary, Hyper, Params, Shape, S
 from monosemy.dictionaries.store import VARIANTS
 from monosemy.runtime import generator_for
 from monosemy.training.dead import add_dead_gradients
-from monosemy.training.resample import replace_features
+from monosemy.training.resample import copies, replace_features
 from monosemy.training.settings import Member, TrainSettings
 
 BETAS = (0.9, 0.999)
@@ -119,7 +119,8 @@ class Ensemble:
 
     def resample(self, target_BD: torch.Tensor) -> None:
         """Give dead features new weights, from the raw rows that the last step was to reconstruct (`resample.py`)."""
-        dead_MN, target_BD = self.dead_MN(), self._scaled(target_BD)
+        target_BD, above = self._scaled(target_BD), self.settings.dead.copy_above
+        dead_MN = self.dead_MN() | torch.stack([copies(W_ND, above) for W_ND in self.params["W_dec"]])
         for m in dead_MN.any(dim=1).nonzero().flatten().tolist():
             one = {name: tensor[m] for name, tensor in self.params.items()}
             generator = generator_for("resample", self.members[m].seed, self.step_count)

@@ -1,4 +1,4 @@
-"""Resampling dead features: each gets the direction of a row that its dictionary reconstructs badly.
+"""Resampling dead features and copies: each gets the direction of a row that its dictionary reconstructs badly.
 
 Source: Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron Resampling". For each dead feature a row of the
 batch is drawn with probability ∝ ‖x − x̂‖⁴, the squared loss. Its decoder row becomes the direction of that row from
@@ -6,6 +6,10 @@ b_dec, its encoder row the same at 0.2 × the mean norm of the living encoder ro
 b_enc = −W_enc b_dec, which is the paper's 0, as there b_dec is taken off before the encoder. Adam's moments of the
 feature start from 0, and its learning rate rises over `resample_warmup` steps: Adam's first steps after second moments
 of 0 are several times its usual ones.
+
+A copy is a feature whose direction another one has too: an L1 penalty on sums lets the two share a code at no cost, so
+they stay, and on toy worlds rare true features are missing for it (`benchmarks/equal_data.py`). Of each such pair the
+later one is replaced where `copy_above` asks for it; this is ours, not the paper's.
 
 Unlike in the paper, the rows are those of one batch, drawn without repeats (two features of equal weights would stay
 equal), so no more features are replaced at a time than the batch has rows, and the loss is the error alone.
@@ -18,6 +22,7 @@ from __future__ import annotations
 import torch
 
 from monosemy.dictionaries.dictionary import Params
+from monosemy.metrics.recovery import BLOCK, unit
 
 ENCODER_SHARE = 0.2
 
@@ -55,6 +60,19 @@ def replace_features(
     params["W_dec"][replaced_U] = direction_UD
     params["b_enc"][replaced_U] = -(encoder_UD @ centre_D)
     return replaced_U
+
+
+def copies(W_dec_ND: torch.Tensor, above: float) -> torch.Tensor:
+    """Which features, `copy_N`, have the direction of an earlier one: a cosine above this."""
+    copy_N = torch.zeros(len(W_dec_ND), dtype=torch.bool, device=W_dec_ND.device)
+    if above >= 1:
+        return copy_N
+    earlier_N = torch.arange(len(W_dec_ND), device=W_dec_ND.device)
+    for part_P in torch.split(earlier_N, BLOCK):
+        cosines_PN = unit(W_dec_ND[part_P]) @ unit(W_dec_ND[: int(part_P[-1]) + 1]).T
+        before_PN = earlier_N[: cosines_PN.shape[1]] < part_P[:, None]
+        copy_N[part_P] = ((cosines_PN > above) & before_PN).any(dim=1)
+    return copy_N
 
 
 def _mean_norm(alive_AD: torch.Tensor) -> torch.Tensor:
