@@ -85,7 +85,7 @@ def test_a_stack_in_parts_has_the_gradients_of_the_whole(name: str, most: int, m
 @pytest.mark.parametrize("width", [64, 512, 4096])
 def test_the_first_reconstruction_is_about_the_row(width: int) -> None:
     """x̂·x / ‖x‖² has mean 1 over rows of N(0, I): ReLU(a) = (a + |a|) / 2, of which a gives tr(W Wᵀ) / N = 1 exactly
-    and |a| an odd function of x, with mean 0. Allow 0.1, over ten standard errors of 1000 rows at width 4096."""
+    and |a| an odd function of x, with mean 0. Allow 0.1, over ten standard errors of 1000 rows."""
     d_in = 32
     params = VARIANTS["relu"].init(Shape(1, d_in, width, B), [0], None)
     one = {key: tensor[0] for key, tensor in params.items()}
