@@ -121,7 +121,7 @@ def main() -> None:
             )  # fmt: skip
     print("\n".join(table(summary)))
     print(
-        write_record("advice", [*summary, *per_world], f"python benchmarks/advice.py {' '.join(sys.argv[1:])}".strip())
+        write_record("advice", summary, f"python benchmarks/advice.py {' '.join(sys.argv[1:])}".strip(), per_world)
     )
 
 

@@ -17,8 +17,10 @@ from monosemy.runtime import versions
 RECORDS = Path(__file__).parent / "records"
 
 
-def write_record(name: str, rows: Sequence[Mapping[str, Any]], command: str) -> Path:
-    """Write `rows` as a table and as JSON lines to `records/YYYY-MM-DD-<name>.md`; gives the file.
+def write_record(
+    name: str, rows: Sequence[Mapping[str, Any]], command: str, *more: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Write `rows` as a table and as JSON lines to `records/YYYY-MM-DD-<name>.md`, `more` tables after it; the file.
 
     A second run on the same day replaces the first.
     """
@@ -29,7 +31,9 @@ def write_record(name: str, rows: Sequence[Mapping[str, Any]], command: str) -> 
         f"- machine: {machine()}",
         f"- versions: {', '.join(f'{package} {version}' for package, version in versions().items())}",
     ]
-    lines = [f"# {name}", "", *about, "", *table(rows), "", "```json", *(json.dumps(dict(row)) for row in rows), "```"]
+    lines = [f"# {name}", "", *about]
+    for part in (rows, *more):
+        lines += ["", *table(part), "", "```json", *(json.dumps(dict(row)) for row in part), "```"]
     RECORDS.mkdir(exist_ok=True)
     file = RECORDS / f"{now:%Y-%m-%d}-{name}.md"
     file.write_text("\n".join(lines) + "\n")

@@ -50,17 +50,23 @@ def baselines(activations: Positional[Path], /, settings: BaselineSettings, out:
     print(f"{store.artifact.path}: {len(store)} baselines; next: monosemy evaluate {store.artifact.path} {activations}")
 
 
-def advise(scores: Positional[Path], /, json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+def advise(
+    scores: Positional[Path],
+    /,
+    variant: str | None = None,
+    json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
     """Which L1 and width to take when nobody knows the truth: three methods, a consensus, a warning if they disagree.
 
     Args:
         scores: A folder that `monosemy evaluate` wrote, of a grid of L1 × width.
+        variant: Which kind of dictionary, where the grid has several.
         json: Print one JSON object instead of text.
     """
     from monosemy.metrics.evaluate import Scores
     from monosemy.metrics.selection import advise as run
 
-    advice = run(Scores.open(scores).rows)
+    advice = run(Scores.open(scores).rows, variant)
     if json:
         print(json_format.dumps(asdict(advice), allow_nan=False))
         return

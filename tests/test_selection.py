@@ -285,3 +285,10 @@ def test_choose_prefers_the_models_loss_where_any_member_has_one() -> None:
     number, why = choose(rows)
     assert number == 0
     assert "of the 1 with ce_recovered ≥ 0.90, the one with the lowest L0" in why
+
+
+def test_several_variants_are_advised_one_at_a_time() -> None:
+    rows = [{**row, "variant": variant} for variant in ("relu", "tied") for row in grid()]
+    with pytest.raises(UsageError, match=r"several variants \(relu, tied\); name one with --variant relu"):
+        advise(rows)
+    assert advise(rows, "tied") == advise(grid())

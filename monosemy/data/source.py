@@ -30,12 +30,21 @@ def open_source(path: str | Path | Source) -> Source:
 
 
 def world_of(source: Source) -> World | None:
-    """The world that the rows are from, or None where nobody knows the truth."""
+    """The world that the rows are from, or None where nobody knows the truth.
+
+    Raises UsageError if a store names a world that is no longer where it was.
+    """
     if isinstance(source, World):
         return source
     if "world" not in source.artifact.manifest["parents"]:
         return None
-    return World.open(load_parent(source.artifact, "world").path)
+    try:
+        return World.open(load_parent(source.artifact, "world").path)
+    except UsageError as error:
+        place = source.artifact.parent("world").path
+        raise UsageError(
+            f"{source.artifact.path}: its rows are from a world that is not at {place} (any more); put it back there"
+        ) from error
 
 
 def n_held_out(source: Source, limit: int) -> int:

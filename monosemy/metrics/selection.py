@@ -100,15 +100,19 @@ def ssll(table: Table) -> np.ndarray:
     return total_WL
 
 
-def advise(rows: Rows) -> Advice:
+def advise(rows: Rows, variant: str | None = None) -> Advice:
     """What S4's three methods say of scored L1 × width cells, and a consensus that settles it.
 
     The consensus counts: how many features of a dictionary has the next larger one of the same L1 too
     (`shared_with_next`)? Method 3 takes the mean over a dictionary's features instead, which favours narrow
     dictionaries that share a few; SSLL favours narrow ones for their losses. Counted features are neither lost in junk
-    (small L1) nor merged (large L1), and more than there are cannot be shared. Raises UsageError for scores without a
-    grid of L1 × width, or without `shared_with_next`.
+    (small L1) nor merged (large L1), and more than there are cannot be shared. `variant` chooses one where the scores
+    hold several. Raises UsageError for scores without a grid of L1 × width, or without `shared_with_next`.
     """
+    rows = [row for row in rows if row.get("l1") is not None and variant in (None, row.get("variant"))]
+    kinds = list(dict.fromkeys(str(row.get("variant")) for row in rows))
+    if len(kinds) > 1:
+        raise UsageError(f"these scores hold several variants ({', '.join(kinds)}); name one with --variant {kinds[0]}")
     table = Table(rows)
     shared_WL = table.field("shared_with_next")
     if np.isnan(shared_WL).all():

@@ -202,4 +202,4 @@ def best_by_width(rows: Rows, field: str = "mmcs_truth") -> tuple[list[int], lis
 
 def verdict(agrees: bool, what: str) -> str:
     """Whether what was measured agrees with what the source says, in words."""
-    return f"{'Agrees' if agrees else 'Does not agree'}: {what}."
+    return f"{'Agrees' if agrees else 'Not found here'}: {what}."

@@ -9,7 +9,7 @@ Letters: X cells along, Y cells up.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +122,9 @@ def _draw(
     places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     blank = False
     for axes, (title, cells) in zip(places, grids.items(), strict=False):
-        blank |= _draw_cells(axes, cells, xs, ys, norm, look, numbers)
-        _draw_marks(axes, marks.get(title, {}), names, xs, ys)
+        mine = marks.get(title, {})
+        blank |= _draw_cells(axes, cells, xs, ys, norm, look, numbers, set(mine.values()))
+        _draw_marks(axes, mine, names, xs, ys)
         axes.set(title=title, xlim=(0, len(xs)), ylim=(0, len(ys)))
         axes.set_xticks(*ticks(xs, 1, wide))
         axes.set_yticks(*ticks(ys, look.unit, 1.6 * high))
@@ -161,9 +162,16 @@ def _norm(values: Sequence[float | None], look: Look) -> Normalize:
 
 
 def _draw_cells(
-    axes: Axes, cells: Cells, xs: Sequence[float], ys: Sequence[float], norm: Normalize, look: Look, numbers: bool
+    axes: Axes,
+    cells: Cells,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    norm: Normalize,
+    look: Look,
+    numbers: bool,
+    marked: Container[Cell | None],
 ) -> bool:
-    """The cells of one heatmap; whether any of its grid was blank."""
+    """The cells of one heatmap; whether any of its grid was blank. A marked cell has its number under the mark."""
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Rectangle
 
@@ -182,8 +190,9 @@ def _draw_cells(
             if numbers:
                 red, green, blue = to_rgb(colour)
                 ink = BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else WHITE
-                middle = (corner[0] + 0.5, corner[1] + 0.5)
-                axes.annotate(short(value), middle, ha="center", va="center", color=ink, fontsize=7)
+                under = (x, y) in marked
+                place = (corner[0] + 0.5, corner[1] + (0.15 if under else 0.5))
+                axes.annotate(short(value), place, ha="center", va="center", color=ink, fontsize=6 if under else 7)
     return blank
 
 
