@@ -36,7 +36,7 @@ from monosemy.training.ensemble import Ensemble
 from monosemy.training.sweep import fit_grid
 
 PICTURE = WorldSettings(d_in=3, features=6, l0=1.0, decay=0.95)
-HIGH = WorldSettings(d_in=32, features=64, l0=3.0)
+HIGH = WorldSettings(d_in=32, features=64, l0=2.0, decay=0.92)  # its rarest features are hard to find
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Scale:
     """Worlds of the picture case's kind that the baselines are averaged over."""
     high: WorldSettings = HIGH
     """The world of the training dynamics."""
-    high_width: int = 256
-    high_l1: float = 0.3
-    high_lr: float = 0.02
+    high_width: int = 128
+    high_l1: float = 0.15
+    high_lr: float = 0.01
     high_steps: int = 1600
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     look_every: int = 50
@@ -73,7 +73,7 @@ SCALES = {
         epochs=300,
         worlds=50,
         high=WorldSettings(),
-        high_width=2048,
+        high_width=1024,
         high_l1=0.1,
         high_lr=3e-3,
         high_steps=8000,
