@@ -29,7 +29,7 @@ LITERAL: dict[str, Any] = {
 }  # fmt: skip
 ARMS: dict[str, dict[str, Any]] = {
     "literal": {**LITERAL, "width": 512, "l1": (0.03, 0.1, 0.3)},
-    "ours": {"width": (512, 1024, 2048, 4096), "l1": (0.06, 0.1)},
+    "ours": {"width": (512, 1024, 2048, 4096), "l1": 0.1},
     "ours, copies resampled": {"width": 512, "l1": (0.06, 0.1), "remedy": "resample", "copy_above": 0.9},
 }
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from monosemy.models.pretrain import pretrain
     from monosemy.report.page import write_report
     from monosemy.runtime import UsageError
+    from monosemy.training.baselines import baselines
+    from monosemy.training.consensus import consensus, fit_consensus
     from monosemy.training.sweep import fit, fit_grid, train
 
 __version__ = "0.1.0"
@@ -53,10 +55,13 @@ _HOME = {
     "World": "data.synthetic",
     "WorldSettings": "data.synthetic",
     "advise": "metrics.selection",
+    "baselines": "training.baselines",
+    "consensus": "training.consensus",
     "evaluate": "metrics.evaluate",
     "features": "analysis.index",
     "fidelity": "metrics.fidelity",
     "fit": "training.sweep",
+    "fit_consensus": "training.consensus",
     "fit_grid": "training.sweep",
     "harvest": "models.harvest",
     "load": "artifact",
@@ -88,10 +93,13 @@ __all__ = [
     "World",
     "WorldSettings",
     "advise",
+    "baselines",
+    "consensus",
     "evaluate",
     "features",
     "fidelity",
     "fit",
+    "fit_consensus",
     "fit_grid",
     "harvest",
     "load",

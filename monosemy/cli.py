@@ -43,7 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
     if debug:
         arguments.remove("--debug")
     if arguments[:1] == ["study"]:  # "study superposition" is one name of two words
-        arguments[:2] = [" ".join(arguments[:2])]
+        arguments = (
+            arguments[1:] if arguments[1:2] in ([], ["--help"], ["-h"]) else [" ".join(arguments[:2]), *arguments[2:]]
+        )
+    if not arguments:
+        arguments = ["--help"]
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from monosemy.commands import beside
 from monosemy.data.synthetic import WorldSettings
+from monosemy.runtime import UsageError
 from monosemy.studies.demo import DemoSettings
 from monosemy.studies.dynamics import DynamicsSettings
 from monosemy.studies.superposition import SuperpositionSettings
@@ -29,6 +30,8 @@ def world(settings: WorldSettings, out: Path = Path("world"), rows: int = 0) -> 
     """
     from monosemy.data.synthetic import World
 
+    if rows < 0:
+        raise UsageError(f"`rows` (={rows}) must be at least 0; 0 writes no store")
     made = World(settings).save(out)
     print(f"{out}: {settings.features:,} features in {settings.d_in:,} dimensions; next: monosemy train {out}")
     if rows:
@@ -56,7 +59,7 @@ def advise(
     variant: str | None = None,
     json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Which L1 and width to take when nobody knows the truth: three methods, a consensus, a warning if they disagree.
+    """Which L1 and width to take when nobody knows the truth: S4's three methods, and a count that settles it.
 
     Args:
         scores: A folder that `monosemy evaluate` wrote, of a grid of L1 × width.

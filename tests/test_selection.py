@@ -51,9 +51,9 @@ def test_methods_that_agree_raise_no_warning() -> None:
         "MMCS with larger",
     ]
     assert [cell(finding) for finding in advice.findings] == [(32, 0.1), (32, 0.1), (8, 0.1)]
-    assert cell(advice.consensus) == (8, 0.1)
+    assert cell(advice.consensus) == (16, 0.1)  # the larger of the two widths that share the most
     assert advice.consensus.confidence == 7 / 8
-    assert "7 of its 8 live features" in advice.consensus.evidence
+    assert "width 8 shares up to 7 of its 8 live features" in advice.consensus.evidence
     assert advice.warning == ""
 
 
@@ -84,12 +84,12 @@ def test_no_dead_features_names_the_largest_width_then_the_largest_l1(
 
 
 def test_seeds_are_averaged() -> None:
-    """One seed alone would win at (16, 0.3) with 9 shared features; both together at (8, 0.1), where 7 are."""
+    """One seed alone would peak at (16, 0.3) with 9 shared features; both together at (8, 0.1), where 7 are."""
     high = [[2, 3, 7, 3, 2], [1, 2, 6, 9, 1], [None] * 5]
     low = [[2, 3, 7, 3, 2], [1, 2, 6, 1, 1], [None] * 5]
-    assert cell(advise(grid(shared_with_next=high)).consensus) == (16, 0.3)
+    assert cell(advise(grid(shared_with_next=high)).consensus) == (32, 0.3)
     both = grid(shared_with_next=high) + grid(shared_with_next=low, seed=1)
-    assert cell(advise(both).consensus) == (8, 0.1)
+    assert cell(advise(both).consensus) == (16, 0.1)
     assert Table(both).field("shared_with_next")[1].tolist() == [1, 2, 6, 5, 1]
     dead_once = grid() + grid(seed=1, dead=[[0, 0, 0, 1, 2]] * 2 + [[0, 0, 1, 1, 2]])
     assert cell(advise(dead_once).findings[0]) == (32, 0.03)
@@ -162,12 +162,17 @@ def test_the_consensus_counts_where_method_3_takes_means() -> None:
     shared: Values = [[8, 8, 8, 8, 8], [1, 2, 12, 3, 1], [None] * 5]
     advice = advise(grid(shared_with_next=shared))
     assert cell(advice.findings[2]) == (8, 0.1)
-    assert cell(advice.consensus) == (16, 0.1)
+    assert cell(advice.consensus) == (32, 0.1)
     assert advice.consensus.confidence == 12 / 16
-    ties = advise(grid(shared_with_next=[[1, 5, 5, 1, 1], [1, 5, 1, 1, 1], [None] * 5]))
-    assert cell(ties.consensus) == (8, 0.03)  # the narrowest, and there the least L1
-    nothing = advise(grid(shared_with_next=[[0] * 5] * 2 + [[None] * 5], alive=[[0] * 5] * 3))
-    assert nothing.consensus.confidence == 0
+    plateau = advise(grid(shared_with_next=[[1, 12, 10, 9, 8], [1, 12, 1, 1, 1], [None] * 5]))
+    assert cell(plateau.consensus) == (16, 0.1)  # the narrowest of equals; 12, 10, 9 are its plateau, 8 is below
+    even = advise(grid(shared_with_next=[[1, 12, 10, 1, 1], [1] * 5, [None] * 5]))
+    assert cell(even.consensus) == (16, 0.1)  # of two in the middle, the larger L1
+    apart = advise(grid(shared_with_next=[[12, 1, 12, 1, 12], [1] * 5, [None] * 5]))
+    assert cell(apart.consensus) == (16, 0.01)  # a plateau has no holes
+    nothing = advise(grid(shared_with_next=[[0] * 5] * 2 + [[None] * 5]))
+    assert not nothing.consensus.found
+    assert nothing.warning.startswith("there is no consensus")
 
 
 def test_the_warning_names_the_methods_that_are_far_from_the_consensus() -> None:
@@ -175,8 +180,8 @@ def test_the_warning_names_the_methods_that_are_far_from_the_consensus() -> None
     assert advise(grid(dead=late)).warning == "the methods disagree: no dead features names width 32, L1 1"
     near = [[0, 0, 0, 0, 1]] * 3  # L1 0.3: three times, within a factor of √10
     assert advise(grid(dead=near)).warning == ""
-    wide = advise(grid(widths=(8, 16, 64)))  # width 64 is 8 times the consensus's
-    assert "no dead features names width 64, L1 0.1; loss stickiness names width 64, L1 0.1" in wide.warning
+    wide = advise(grid(widths=(8, 16, 128)))  # width 128 is 8 times the consensus's
+    assert "no dead features names width 128, L1 0.1; loss stickiness names width 128, L1 0.1" in wide.warning
     assert "MMCS" not in wide.warning
     none = advise(grid(dead=[[1] * 5] * 3))  # a method that names no cell does not disagree
     assert none.warning == ""
@@ -186,7 +191,7 @@ def test_the_warning_names_the_methods_that_are_far_from_the_consensus() -> None
 def test_the_warning_says_where_the_grid_ends(place: int, l1: float) -> None:
     shared = [[9 if i == place else 1 for i in range(5)], [0] * 5, [None] * 5]
     advice = advise(grid(shared_with_next=shared))
-    assert cell(advice.consensus) == (8, l1)
+    assert cell(advice.consensus) == (16, l1)
     assert f"L1 {l1:.3g} is at the edge of the grid" in advice.warning
     inside = [[9 if i == 2 else 1 for i in range(5)], [0] * 5, [None] * 5]
     assert "edge" not in advise(grid(shared_with_next=inside)).warning
@@ -194,7 +199,7 @@ def test_the_warning_says_where_the_grid_ends(place: int, l1: float) -> None:
 
 def test_the_warning_says_where_there_is_no_wider_one() -> None:
     shared: Values = [[1] * 5, [1, 1, 9, 1, 1], [None] * 5]
-    assert advise(grid(shared_with_next=shared)).warning.startswith("width 16 is the largest that has a larger one")
+    assert advise(grid(shared_with_next=shared)).warning.startswith("width 32 is the largest of the grid")
     two: dict[str, Values] = {name: [values[0], values[2]] for name, values in AGREED.items()}
     assert advise(grid(widths=(8, 32), **two)).warning == ""  # of two widths there is no other choice
 
@@ -233,9 +238,8 @@ def test_random_grids_against_a_search() -> None:
         no_dead, sticky, agreed = advise(rows).findings
         alive = [(row["width"], row["l1"]) for row in rows if row["dead"] == 0]
         assert cell(no_dead) == max(alive, default=(None, None))
-        for finding, name in ((agreed, "mmcs_with_larger"), (advise(rows).consensus, "shared_with_next")):
-            top = max(row[name] for row in rows if row[name] is not None)
-            assert cell(finding) == min((row["width"], row["l1"]) for row in rows if row[name] == top)
+        top = max(row["mmcs_with_larger"] for row in rows if row["mmcs_with_larger"] is not None)
+        assert cell(agreed) == min((row["width"], row["l1"]) for row in rows if row["mmcs_with_larger"] == top)
         score = dict(zip(l1s, ssll(Table(rows))[-1], strict=True))
         defined = {l1: value for l1, value in score.items() if not math.isnan(value)}
         assert cell(sticky) == ((widths[-1], max(defined, key=lambda l1: defined[l1])) if defined else (None, None))
@@ -254,7 +258,7 @@ def test_what_gives_no_advice_is_explained() -> None:
     with pytest.raises(UsageError, match=r"no `shared_with_next`; run `monosemy evaluate` again"):
         advise([{name: value for name, value in row.items() if name != "shared_with_next"} for row in grid()])
     smallest = [row for row in grid() if row["width"] > 8 and row["l1"] > 0.02][:3] + grid()[11:14]
-    assert cell(advise(smallest).consensus) == (16, 0.1)
+    assert cell(advise(smallest).consensus) == (32, 0.1)
 
 
 def scored(member: int, **values: float | None) -> dict[str, float | int | None]:

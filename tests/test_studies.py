@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import shared
 
 from monosemy.artifact import load
@@ -15,6 +16,8 @@ from monosemy.cli import main
 from monosemy.data.synthetic import World, WorldSettings
 from monosemy.data.tokens import tokenize
 from monosemy.metrics.recovery import mmcs_to_truth
+from monosemy.metrics.scoring import agreement_of, fidelity_of
+from monosemy.metrics.selection import advise
 from monosemy.runtime import UsageError
 from monosemy.studies import dynamics as s3
 from monosemy.studies import superposition as s4
@@ -34,7 +37,7 @@ TINY = s4.Scale(
     model_tokens=3000,
     baselines=("neurons", "random", "pca"),
 )
-FEW = {name: s4.VARIATIONS[name] for name in ("noise", "superposition")}
+FEW = {name: s4.VARIATIONS[name] for name in ("noise", "features")}
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +57,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_part_has_its_page_and_every_figure_its_data_and_command(study: Path) -> None:
     pages = {path.stem for path in study.glob("*.html")}
-    assert pages == {"index", "denoising", "noise", "superposition", "layers"}
+    assert pages == {"index", "denoising", "noise", "features", "layers"}
     for page in pages:
         text = (study / f"{page}.html").read_text()
-        assert "The source found" in text or page in FEW
+        assert "The source found" in text
         assert "monosemy study superposition --scale small --part" in text
     pictures = {path.stem for path in (study / "figures").glob("*.svg")}
     twins = {path.stem for path in (study / "figures").glob("*.json")}
@@ -140,12 +143,20 @@ def test_s4s_claims_on_a_small_world() -> None:
         assert found[width, 31.6] < best - 0.2
     assert found[256, 3.16] > found[256, 0.316]  # the diagonal: larger dictionaries need larger L1 …
     assert found[64, 3.16] < found[64, 0.316]  # … than width G does
+    members = [asdict(member) for member, _ in trained]
+    dictionaries = [dictionary for _, dictionary in trained]
+    scored = fidelity_of(dictionaries, world, 4096, torch.device("cpu"))
+    agreement = agreement_of(members, dictionaries, [fidelity.active_N > 0 for fidelity in scored])
+    rows = [{**m, **f.scores(), **a} for m, f, a in zip(members, scored, agreement, strict=True)]
+    advised = advise(rows).consensus  # it does not see the truth
+    assert max(found.values()) - found[advised.width, advised.l1] <= 0.05
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["world", "--l0", "600"], "`l0` (=600.0) must be above 0 and at most the number of features"),
+        (["world", "--rows", "-5"], "`rows` (=-5) must be at least 0"),
         (["world", "--noise", "-1"], "`noise` (=-1.0) must be finite and at least 0"),
         (["world", "--decay", "1.5"], "`decay` (=1.5) must be above 0 and at most 1"),
         (["world", "--depth", "2", "--share", "0.9"], "adds up to more than 1"),
@@ -173,7 +184,7 @@ def test_bad_requests_end_with_one_line(
 def test_a_world_by_command_line_trained_scored_and_advised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(tmp_path)
     main(["world", "--d-in", "8", "--features", "12", "--l0", "1", "--out", f"{run}/world", "--rows", "500"])
-    grid = ["--width", "12", "24", "48", "--l1", "0.1", "0.3", "1", "--steps", "60", "--batch", "64"]
+    grid = ["--width", "12", "24", "48", "--l1", "0.1", "0.3", "1", "--lr", "0.02", "--steps", "400", "--batch", "64"]
     main(["train", f"{run}/world", *grid])
     main(["evaluate", f"{run}/dictionaries", f"{run}/world", "--rows", "512"])
     assert "mmcs_truth" in capsys.readouterr().out
@@ -183,10 +194,24 @@ def test_a_world_by_command_line_trained_scored_and_advised(tmp_path: Path, caps
         "no dead features", "loss stickiness", "MMCS with larger", "consensus",
     ]  # fmt: skip
     main(["advise", f"{run}/scores", "--json"])
-    assert json.loads(capsys.readouterr().out)["consensus"]["width"] in (12, 24)
+    assert json.loads(capsys.readouterr().out)["consensus"]["width"] in (24, 48)
     main(["baselines", f"{run}/activations", "--names", "pca", "random"])
     main(["evaluate", f"{run}/baselines", f"{run}/activations", "--out", f"{run}/baseline-scores"])
     assert "pca" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["study"], ["study", "--help"], ["study", "dynamics", "--help"]])
+def test_the_studies_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 0
+    assert "S3: six features" in " ".join(capsys.readouterr().out.split())
+
+
+def test_another_part_leaves_the_other_pages_within_reach(study: Path) -> None:
+    settings = s4.SuperpositionSettings(part=("grid",))
+    page = s4.superposition(study, settings, TINY)
+    assert 'href="denoising.html"' in page.read_text()
 
 
 def test_a_model_needs_its_tokens(tmp_path: Path) -> None:

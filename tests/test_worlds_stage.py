@@ -278,7 +278,7 @@ def test_a_world_that_was_changed_is_another_parent(run: Path, tmp_path: Path) -
     store = other.store(tmp_path / "rows", 3000)
     (tmp_path / "world").rename(tmp_path / "away")
     World(settings(seed=2)).save(tmp_path / "world")
-    with pytest.raises(UsageError, match="from a world that is not at .*put it back there"):
+    with pytest.raises(UsageError, match=r"from a world that is not at .*put it back there"):
         world_of(store)
 
 

@@ -115,7 +115,7 @@ def evaluate(
 
     def write(draft: Draft) -> dict[str, Any]:
         rows, info, truth = _score(grid, source, network, tokens, settings)
-        draft.file("scores.json").write_text(json.dumps(rows, indent=1))
+        draft.file("scores.json").write_text(json.dumps(rows, indent=1, allow_nan=False))
         if truth:
             save_tensors(draft.file(TRUTH), truth)
         chosen, why = choose(rows)

@@ -29,6 +29,7 @@ Place = tuple[int, int]  # of a width and an L1 in their sorted lists
 KEEP = 0.9
 NEAR = 0.05  # where none keeps that much: how far below the best is still good
 FAR_WIDTH, FAR_L1 = 4.0, 10**0.5  # factors beyond which two cells disagree
+PLATEAU = 0.75  # share of the largest count of shared features that is as good as it
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,13 @@ def ssll(table: Table) -> np.ndarray:
 def advise(rows: Rows, variant: str | None = None) -> Advice:
     """What S4's three methods say of scored L1 × width cells, and a consensus that settles it.
 
-    The consensus counts: how many features of a dictionary has the next larger one of the same L1 too
+    What settles it is a fourth count: how many features of a dictionary has the next larger one of the same L1 too
     (`shared_with_next`)? Method 3 takes the mean over a dictionary's features instead, which favours narrow
-    dictionaries that share a few; SSLL favours narrow ones for their losses. Counted features are neither lost in junk
-    (small L1) nor merged (large L1), and more than there are cannot be shared. `variant` chooses one where the scores
-    hold several. Raises UsageError for scores without a grid of L1 × width, or without `shared_with_next`.
+    dictionaries that share a few; SSLL favours narrow ones for their losses. Shared features are neither lost in junk
+    (small L1) nor merged (large L1). The consensus is, at the width that shares the most, the middle of the plateau of
+    L1 that shares at least PLATEAU of that, and the larger one of the two widths that share. `variant` chooses one
+    where the scores hold several. Raises UsageError for scores without a grid of L1 × width, or without
+    `shared_with_next`.
     """
     rows = [row for row in rows if row.get("l1") is not None and variant in (None, row.get("variant"))]
     kinds = list(dict.fromkeys(str(row.get("variant")) for row in rows))
@@ -164,16 +167,27 @@ def _agreement(table: Table) -> Finding:
 
 
 def _consensus(table: Table, shared_WL: np.ndarray) -> Finding:
-    place = _argmax(shared_WL)
-    count, alive = float(shared_WL[place]), float(table.field("alive")[place])
-    evidence = f"{count:.0f} of its {alive:.0f} live features are found again at the next larger width: the most of any"
+    width, peak = _argmax(shared_WL)
+    count, alive = float(shared_WL[width, peak]), float(table.field("alive")[width, peak])
+    if count == 0:
+        return Finding("consensus", None, None, 0.0, "no two widths share a feature: train longer, or other L1 values")
+    low = high = peak
+    while low > 0 and shared_WL[width, low - 1] >= PLATEAU * count:
+        low -= 1
+    while high + 1 < shared_WL.shape[1] and shared_WL[width, high + 1] >= PLATEAU * count:
+        high += 1
+    evidence = (
+        f"width {table.widths[width]:,} shares up to {count:.0f} of its {alive:.0f} live features with this one, "
+        f"and at least {PLATEAU:.0%} of that for L1 {table.l1s[low]:.3g} to {table.l1s[high]:.3g}"
+    )
+    place = (width + 1, (low + high + 1) // 2)
     return table.finding("consensus", place, min(1.0, count / alive) if alive else 0.0, evidence)
 
 
 def _warning(table: Table, findings: Sequence[Finding], consensus: Finding) -> str:
     """What to be careful about, in words; empty if nothing."""
-    assert consensus.width is not None
-    assert consensus.l1 is not None
+    if consensus.width is None or consensus.l1 is None:
+        return "there is no consensus: " + consensus.evidence
     apart = [
         f"{finding.method} names width {finding.width:,}, L1 {finding.l1:.3g}"
         for finding in findings
@@ -184,8 +198,8 @@ def _warning(table: Table, findings: Sequence[Finding], consensus: Finding) -> s
     found = [f"the methods disagree: {'; '.join(apart)}"] if apart else []
     if consensus.l1 in (table.l1s[0], table.l1s[-1]):
         found.append(f"L1 {consensus.l1:.3g} is at the edge of the grid: train beyond it")
-    if len(table.widths) > 2 and consensus.width == table.widths[-2]:
-        found.append(f"width {consensus.width:,} is the largest that has a larger one to agree with: train wider ones")
+    if len(table.widths) > 2 and consensus.width == table.widths[-1]:
+        found.append(f"width {consensus.width:,} is the largest of the grid: wider ones may share more")
     return ". ".join(found)
 
 

@@ -34,7 +34,9 @@ PLOTLY = "plotly.min.js"
 def write_gif(
     path: Path, frames_FND: Any, truth_GD: Any, epochs: Sequence[int], title: str, *, dead_FN: Any = None
 ) -> None:
-    """Write the animation as a GIF that repeats, resting on its last frame.
+    """Write the animation as a GIF that repeats: it rests on the last epoch, its first frame, then plays all epochs.
+
+    Printed, or shown as a still, it is the trained dictionary.
 
     `frames_FND`: the learned directions [F, N, 3] of any length; `epochs`: the F epochs they belong to; `truth_GD`:
     [G, 3]; `dead_FN`: which learned features are dead [F, N]. Raises UsageError if the shapes differ.
@@ -60,11 +62,9 @@ def write_gif(
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
         pictures.append(picture.quantize(palette=table, dither=Image.Dither.NONE))
-    durations = [FRAME_MS] * (len(pictures) - 1) + [LAST_MS]
+    durations = [LAST_MS] + [FRAME_MS] * len(pictures)
     file = BytesIO()
-    pictures[0].save(
-        file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, disposal=1
-    )
+    pictures[-1].save(file, format="GIF", save_all=True, append_images=pictures, duration=durations, loop=0, disposal=1)
     write_whole(path, file.getvalue())
 
 
@@ -113,11 +113,13 @@ def rotatable(
     figure = go.Figure([sphere.update(showlegend=False), truth, *learned(-1)], frames=frames)
     figure.update_layout(
         template="none",
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        margin={"l": 30, "r": 30, "t": 0, "b": 0},
         uirevision="kept",
         legend={"orientation": "h", "y": 1, "x": 0},
         scene={"xaxis": axis, "yaxis": axis, "zaxis": axis, "aspectmode": "cube"},
-        sliders=[{"steps": steps, "active": len(steps) - 1, "currentvalue": {"prefix": "epoch "}, "pad": {"t": 10}}],
+        sliders=[
+            {"steps": steps, "active": len(steps) - 1, "currentvalue": {"prefix": "epoch "}, "pad": {"t": 10, "b": 30}}
+        ],
     )
     found = figure.to_plotly_json()
     return {"data": found["data"], "layout": found["layout"], "frames": [frame.to_plotly_json() for frame in frames]}

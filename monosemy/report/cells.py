@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -16,6 +17,7 @@ from monosemy.report.plots import defined
 Cell = tuple[float, float]  # (x, y), as in (L1, width)
 Cells = Mapping[Cell, float | None]
 
+LETTER = 0.073  # inches of a letter of 9 pt, on average
 VULGAR = {Fraction(1, 2): "½", Fraction(1, 4): "¼", Fraction(3, 4): "¾", Fraction(1, 8): "⅛"}
 
 
@@ -53,11 +55,18 @@ def ticks(values: Sequence[float], unit: float, inches: float) -> tuple[list[flo
     return [n + 0.5 for n in labels], list(labels.values())
 
 
+def wrapped(label: str, inches: float) -> str:
+    """A label of 9 pt in lines no longer than `inches`."""
+    return "\n".join(textwrap.wrap(label, max(12, int(inches / LETTER)), break_long_words=False))
+
+
 def multiple(value: float) -> str:
     """A width in multiples of G, or an L1: ¼, 1, 32, 0.0316."""
     return VULGAR.get(Fraction(value)) or (f"{value:,.0f}" if value == round(value) else f"{value:.3g}")
 
 
-def short(value: float) -> str:
-    """A number that fits into a cell."""
+def short(value: float, whole: bool = False) -> str:
+    """A number that fits into a cell; `whole`: without decimals, for cells that all hold whole numbers."""
+    if whole:
+        return f"{value:,.0f}"
     return f"{value:.2f}" if 0.01 <= abs(value) < 10 or value == 0 else f"{value:.2g}" if value < 1 else f"{value:,.0f}"

@@ -16,6 +16,7 @@ from monosemy.metrics.selection import Advice, Finding, Table, advise, ssll
 from monosemy.report.cells import Cell, cells_data, cells_of
 from monosemy.report.grids import grid_heatmap
 from monosemy.report.lines import lines
+from monosemy.report.plots import defined
 from monosemy.report.study import StudyPage
 
 Rows = Sequence[Mapping[str, Any]]
@@ -27,15 +28,14 @@ ZONE = 0.05  # the Goldilocks zone: MMCS within this of its best
 FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "mmcs_truth": ("MMCS to the truth", {}),
     "exclusive_mmcs": ("exclusive MMCS (copies and junk cost)", {}),
-    "mcc_truth": ("MCC (one to one)", {}),
     "redundancy": ("learned copies per recovered feature", {"cmap": "cividis"}),
     "dead_share": ("dead features (share of width)", {"cmap": "cividis", "limits": (0, 1)}),
     "mse": ("reconstruction loss (mean over D)", {"log": True, "cmap": "cividis"}),
     "l1_norm": ("L1 loss ‖c‖₁ (mean over rows)", {"log": True, "cmap": "cividis"}),
-    "ssll": ("SSLL (standardised log losses, summed)", {}),
+    "ssll": ("SSLL", {}),
     "mmcs_with_larger": ("mean MMCS with larger dictionaries", {}),
     "shared_with_next": ("features shared with the next larger width", {"cmap": "cividis"}),
-    "code_slope": ("slope of learned on true codes (1 = no shrinkage)", {}),
+    "code_slope": ("slope of learned on true codes", {}),
     "shrinkage": ("E‖x̂‖² / E⟨x, x̂⟩ (1 = no shrinkage)", {}),
     "l0": ("L0 (active features a row)", {"log": True, "cmap": "cividis"}),
 }
@@ -59,8 +59,8 @@ class GridView:
         return advise(self.rows)
 
     @property
-    def advised(self) -> Cell:
-        """The cell of the consensus, as (L1, width)."""
+    def advised(self) -> Cell | None:
+        """The cell of the consensus, as (L1, width); None where there is none."""
         return cell_of(self.advice.consensus)
 
     @property
@@ -69,8 +69,10 @@ class GridView:
         return best_cell(self.rows)
 
     def heatmap(self, field: str, caption: str, **comparison: str) -> None:
-        """One field over L1 × width."""
+        """One field over L1 × width; no figure of a field that is undefined everywhere."""
         label, look = FIELDS[field]
+        if not any(defined(row.get(field)) for row in self.rows):
+            return
         cells = {
             cell: value if not look.get("log") or (value or 0) > 0 else None
             for cell, value in cells_of(self.rows, field).items()
@@ -117,9 +119,14 @@ class GridView:
             found[f"width {width / self.unit:g}×"] = ([x(l1, width) if x else l1 for l1 in l1s], ys)
         return found
 
-    def value(self, field: str, cell: Cell) -> float | None:
-        """One field of one cell."""
-        return cells_of(self.rows, field).get(cell)
+    def value(self, field: str, cell: Cell | None) -> float | None:
+        """One field of one cell; None without a cell, or where it is undefined."""
+        return None if cell is None else cells_of(self.rows, field).get(cell)
+
+    def regret(self, finding: Finding) -> float | None:
+        """The best MMCS to the truth minus that of the cell a finding names; None where it names none."""
+        reached = self.value("mmcs_truth", cell_of(finding))
+        return None if reached is None else best_value(self.rows) - reached
 
     def best_l1(self, width: int, field: str = "mmcs_truth") -> float:
         """The L1 at which a field is largest, at one width."""
@@ -136,10 +143,10 @@ class GridView:
         return next(int(row["member"]) for row in self.rows if (row["l1"], row["width"]) == (l1, width))
 
     def correlation(self, a: str, b: str) -> float:
-        """Pearson's, of two fields over the cells in which both are defined."""
+        """Pearson's, of two fields over the cells in which both are defined; NaN for fewer than three or no spread."""
         first, second = cells_of(self.rows, a), cells_of(self.rows, b)
         pairs = [(first[c], second[c]) for c in first if first[c] is not None and second.get(c) is not None]
-        return float(np.corrcoef(np.array(pairs, dtype=float).T)[0, 1])
+        return correlation(pairs)
 
     def on_both_sides(self, field: str) -> tuple[float, float]:
         """Mean of a field over the cells below, and above, the best L1 of their width (by the truth)."""
@@ -147,6 +154,14 @@ class GridView:
         below = [row[field] for row in self.rows if row["l1"] < best[row["width"]] and row[field] is not None]
         above = [row[field] for row in self.rows if row["l1"] > best[row["width"]] and row[field] is not None]
         return float(np.mean(below)) if below else 0.0, float(np.mean(above)) if above else 0.0
+
+
+def correlation(pairs: Sequence[tuple[float | None, float | None]]) -> float:
+    """Pearson's correlation of pairs; NaN for fewer than three, or where one side does not vary."""
+    values_P2 = np.array(pairs, dtype=float).reshape(-1, 2)
+    if len(values_P2) < 3 or (values_P2.std(axis=0) == 0).any():
+        return float("nan")
+    return float(np.corrcoef(values_P2.T)[0, 1])
 
 
 def with_derived(rows: Rows, grid: bool = True) -> list[dict[str, Any]]:
@@ -168,11 +183,9 @@ def best_cell(rows: Rows, field: str = "mmcs_truth", y: str = "width") -> Cell |
     return max(known, key=lambda cell: known[cell]) if known else None
 
 
-def cell_of(finding: Finding) -> Cell:
-    """The (L1, width) that a finding names; it must name one."""
-    assert finding.l1 is not None
-    assert finding.width is not None
-    return finding.l1, finding.width
+def cell_of(finding: Finding) -> Cell | None:
+    """The (L1, width) that a finding names; None where it names none."""
+    return None if finding.l1 is None or finding.width is None else (finding.l1, finding.width)
 
 
 def best_value(rows: Rows, field: str = "mmcs_truth") -> float:
@@ -195,11 +208,11 @@ def zone_of(l1s: Sequence[float], values: Sequence[float | None]) -> tuple[float
 def best_by_width(rows: Rows, field: str = "mmcs_truth") -> tuple[list[int], list[float]]:
     """For each width, the best value of a field over L1."""
     cells = cells_of(rows, field)
-    widths = sorted({int(width) for _, width in cells})
-    best = [max((v for (_, w), v in cells.items() if w == width and v is not None), default=None) for width in widths]
-    return widths, [value for value in best if value is not None]
+    known = {cell: value for cell, value in cells.items() if value is not None}
+    widths = sorted({int(width) for _, width in known})
+    return widths, [max(value for (_, w), value in known.items() if w == width) for width in widths]
 
 
 def verdict(agrees: bool, what: str) -> str:
     """Whether what was measured agrees with what the source says, in words."""
-    return f"{'Agrees' if agrees else 'Not found here'}: {what}."
+    return f"Agrees: {what}." if agrees else f"Differs; not so here: {what}."

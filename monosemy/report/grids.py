@@ -9,13 +9,14 @@ Letters: X cells along, Y cells up.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.report.cells import Cell, Cells, short, ticks
+from monosemy.report.cells import Cell, Cells, short, ticks, wrapped
 from monosemy.report.figure import GRID, cell_colour, log_ticks, styled
 from monosemy.report.plots import BLACK, WHITE, defined
 from monosemy.runtime import UsageError
@@ -110,7 +111,9 @@ def _draw(
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-    norm = _norm([value for cells in grids.values() for value in cells.values()], look)
+    values = [value for cells in grids.values() for value in cells.values() if value is not None and defined(value)]
+    norm = _norm(values, look)
+    write = partial(short, whole=all(float(value).is_integer() for value in values))
     xs, ys = (sorted({cell[axis] for cells in grids.values() for cell in cells}) for axis in (0, 1))
     numbers = len(xs) * len(ys) <= MOST_NUMBERS
     columns = min(columns, len(grids))
@@ -118,12 +121,14 @@ def _draw(
     high = min(max(0.3 if numbers else 0.24, 1.6 / len(ys)), 4.5 / len(ys), 1.2 * wide)
     rows = math.ceil(len(grids) / columns)
     names = list(dict.fromkeys([ADVISED, BEST, *(name for mine in marks.values() for name in mine)]))
-    figure = Figure(figsize=(columns * (wide * len(xs) + 0.4) + 1.5, rows * (high * len(ys) + 0.4) + 0.9))
+    label = wrapped(look.label, rows * (high * len(ys) + 0.4))
+    across = columns * (wide * len(xs) + 0.4) + 1.5 + 0.15 * label.count("\n")
+    figure = Figure(figsize=(across, rows * (high * len(ys) + 0.4) + 0.9))
     places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     blank = False
     for axes, (title, cells) in zip(places, grids.items(), strict=False):
         mine = marks.get(title, {})
-        blank |= _draw_cells(axes, cells, xs, ys, norm, look, numbers, set(mine.values()))
+        blank |= _draw_cells(axes, cells, xs, ys, norm, look, write if numbers else None, set(mine.values()))
         _draw_marks(axes, mine, names, xs, ys)
         axes.set(title=title, xlim=(0, len(xs)), ylim=(0, len(ys)))
         axes.set_xticks(*ticks(xs, 1, wide))
@@ -134,7 +139,7 @@ def _draw(
     for number, axes in enumerate(places[: len(grids)]):
         axes.set_xlabel(look.x_label if number >= len(grids) - columns else "")
         axes.set_ylabel(look.y_label if number % columns == 0 else "")
-    bar = figure.colorbar(ScalarMappable(norm, look.cmap), ax=list(places), label=look.label, aspect=25, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(norm, look.cmap), ax=list(places), label=label, aspect=25, pad=0.02)
     if bar.solids is not None:
         bar.solids.set_rasterized(True)
     bar.outline.set_visible(False)
@@ -145,10 +150,9 @@ def _draw(
     return figure
 
 
-def _norm(values: Sequence[float | None], look: Look) -> Normalize:
+def _norm(known: Sequence[float], look: Look) -> Normalize:
     from matplotlib.colors import LogNorm, Normalize
 
-    known = [value for value in values if value is not None and defined(value)]
     if not known:
         raise UsageError(
             f"`{look.label}` is undefined in every cell, so there is no heatmap of it; leave the figure out"
@@ -168,7 +172,7 @@ def _draw_cells(
     ys: Sequence[float],
     norm: Normalize,
     look: Look,
-    numbers: bool,
+    write: Callable[[float], str] | None,
     marked: Container[Cell | None],
 ) -> bool:
     """The cells of one heatmap; whether any of its grid was blank. A marked cell has its number under the mark."""
@@ -187,12 +191,12 @@ def _draw_cells(
                 continue
             colour = cell_colour(look.cmap, float(np.clip(norm(value), 0, 1)))
             axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor=colour, linewidth=0.3))
-            if numbers:
+            if write:
                 red, green, blue = to_rgb(colour)
                 ink = BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else WHITE
                 under = (x, y) in marked
                 place = (corner[0] + 0.5, corner[1] + (0.15 if under else 0.5))
-                axes.annotate(short(value), place, ha="center", va="center", color=ink, fontsize=6 if under else 7)
+                axes.annotate(write(value), place, ha="center", va="center", color=ink, fontsize=6 if under else 7)
     return blank
 
 

@@ -1,4 +1,4 @@
-"""Curves with their intervals, points, histograms and bars; several series told apart by colour, marker and line.
+"""Curves with their intervals, points and bars; several series told apart by colour, marker and line.
 
 A short list of series is named beside the ends of its curves, a longer one in a legend. Levels to compare with (PCA,
 random directions, ...) are dashed lines across, each with its name. What is undefined (None) is a gap, never 0.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monosemy.report.cells import multiple
 from monosemy.report.figure import GRID, INK, log_ticks, new_axes, palette, styled
 from monosemy.report.plots import LINES, MARKERS
 from monosemy.runtime import UsageError
@@ -35,13 +36,13 @@ def lines(
     log_y: bool = False,
     zone: tuple[float, float, str] | None = None,
     references: Mapping[str, float] | None = None,
-    marks: Mapping[str, tuple[float, float]] | None = None,
+    x_ticks: Sequence[float] | None = None,
     title: str = "",
 ) -> Figure:
     """A curve a series, given as (x, y) or (x, y, low, high); the interval low to high is shaded.
 
-    `zone`: (from, to, name) on x, shaded: the Goldilocks zone. `references`: name → level. `marks`: name → point,
-    circled. Raises UsageError if no series has a defined point.
+    `zone`: (from, to, name) on x, shaded: the Goldilocks zone. `references`: name → level. `x_ticks`: the
+    only ticks on x, labelled as multiples: ¼, ½, 1, 2. Raises UsageError if no series has a defined point.
     """
     if not any(_known(curve[1]).size for curve in series.values()):
         raise UsageError(f"`{y_label}` is undefined everywhere, so there is no curve of it; leave the figure out")
@@ -70,18 +71,18 @@ def lines(
             axes.fill_between(x, interval[0], interval[1], color=colour, alpha=0.18, linewidth=0)
         if np.isfinite(y).any():
             ends[name] = (float(y[np.isfinite(y)][-1]), colour)
-    for name, point in (marks or {}).items():
-        axes.plot(*point, "o", color=INK, markerfacecolor="none", markersize=11, label=name)
     levels = dict.fromkeys(references or {}, INK)
     _references(axes, references or {})
     axes.grid(True)
-    _scales(axes, log_x, log_y)
+    _scales(axes, log_x and x_ticks is None, log_y)
+    if x_ticks is not None:
+        axes.set_xticks(x_ticks, [multiple(tick) for tick in x_ticks])
+        axes.set_xticks([], minor=True)
     if 1 < len(series) <= MOST_DIRECT and max(map(len, series)) <= LONGEST:
         _name(axes, ends | {name: ((references or {})[name], colour) for name, colour in levels.items()})
-        _legend(axes, marks or {})
     else:
         _name(axes, {name: ((references or {})[name], colour) for name, colour in levels.items()})
-        _legend(axes, [*(series if len(series) > 1 else ()), *(marks or {})])
+        _legend(axes, series if len(series) > 1 else ())
     return figure
 
 
@@ -115,34 +116,6 @@ def scatter(
     _name(axes, {name: (level, INK) for name, level in (references or {}).items()})
     axes.grid(True)
     _scales(axes, log_x, log_y)
-    _legend(axes, series if len(series) > 1 else ())
-    return figure
-
-
-@styled
-def histogram(
-    series: Mapping[str, Sequence[float | None]],
-    x_label: str,
-    y_label: str = "features",
-    *,
-    bins: int = 40,
-    limits: tuple[float, float] | None = None,
-    title: str = "",
-) -> Figure:
-    """How often each value comes, over the same bins for every series. Raises UsageError without any value."""
-    known = {name: _known(values) for name, values in series.items()}
-    together = np.concatenate(list(known.values()))
-    if not together.size:
-        raise UsageError(f"`{x_label}` is undefined everywhere, so there is no histogram of it; leave the figure out")
-    low, high = limits or (float(together.min()), float(together.max()))
-    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-    figure, axes = new_axes()
-    axes.set(xlabel=x_label, ylabel=y_label, title=title)
-    for number, (name, colour) in enumerate(zip(known, palette(len(known)), strict=True)):
-        counts, _ = np.histogram(known[name], edges)
-        style: dict[str, Any] = {"color": colour, "linestyle": LINES[number % len(LINES)]}
-        axes.stairs(counts, edges, label=name, linewidth=1.4, **style)
-        axes.stairs(counts, edges, color=colour, alpha=0.35 / len(known) + 0.1, fill=True)
     _legend(axes, series if len(series) > 1 else ())
     return figure
 

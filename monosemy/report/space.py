@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.report.figure import GRID, INK, palette, styled
+from monosemy.report.figure import GRID, INK, styled
 from monosemy.report.grids import matrix
 from monosemy.report.lines import bars
 
@@ -43,25 +43,21 @@ def picture_steps(
 
 
 @styled
-def arrows_figure(truth_GD: Any, learned_ND: Any = None, *, points_XD: Any = None, title: str = "") -> Figure:
-    """True features as arrows in three dimensions, with learned ones or a cloud of data points where given."""
-    directions, learned_ND = (
-        np.asarray(given if given is not None else np.zeros((0, 3)), dtype=float) for given in (truth_GD, learned_ND)
-    )
+def arrows_figure(truth_GD: Any, *, points_XD: Any = None, title: str = "") -> Figure:
+    """True features as arrows in three dimensions, in a cloud of data points where given."""
+    directions = np.asarray(truth_GD, dtype=float)
     figure, axes = new_space(title)
     if points_XD is not None:
         axes.plot(
             *np.asarray(points_XD, dtype=float).T,
             ".",
-            color=LEARNED,
+            color=DATA,
             markersize=2,
             alpha=0.5,
             label="data",
             rasterized=True,
         )
     draw_arrows(axes, directions, TRUTH, 4.0, f"true ({len(directions)})")
-    if len(learned_ND):
-        draw_arrows(axes, learned_ND, palette(3)[0], 1.6, f"learned ({len(learned_ND)})")
     figure.legend(loc="lower center", ncols=3)
     return figure
 

@@ -144,13 +144,6 @@ class StudyPage:
         ]
         self._add(kind="table", heads=list(zip(heads.values(), right, strict=True)), lines=lines, caption=caption)
 
-    def links(self, targets: Mapping[str, str]) -> None:
-        """Show links: text → the target's path from the study's folder. Raises UsageError if one leaves it."""
-        for target in targets.values():
-            if not re.fullmatch(r"[\w-][\w./#-]*", target) or ".." in target:
-                raise UsageError(f"the link to {target!r} must be a path inside the study's folder, as index.html")
-        self._add(kind="links", targets=dict(targets))
-
     def write(self) -> Path:
         """Write the page and give its path."""
         environment = Environment(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,17 +26,19 @@ from monosemy.data.synthetic import World, WorldSettings
 from monosemy.dictionaries.baselines import BASELINES
 from monosemy.draft import Draft
 from monosemy.files import load_tensors, save_tensors
+from monosemy.metrics.evaluate import evaluate
 from monosemy.metrics.fidelity import fidelity
 from monosemy.metrics.recovery import mmcs_to_truth
 from monosemy.metrics.scoring import agreement_of
 from monosemy.runtime import Progress
 from monosemy.studies.dynamics_pages import write_pages
 from monosemy.studies.measure import measured
-from monosemy.studies.results import FRAMES, Dynamics
+from monosemy.studies.results import ANY_SIGNS, FRAMES, Dynamics
+from monosemy.training.baselines import baselines
 from monosemy.training.ensemble import Ensemble
 from monosemy.training.sweep import fit_grid
 
-PICTURE = WorldSettings(d_in=3, features=6, l0=1.0, decay=0.95)
+PICTURE = WorldSettings(d_in=3, features=6, l0=1.0, decay=0.95, seed=26)  # no two features nearer than cosine 0.6
 HIGH = WorldSettings(d_in=32, features=64, l0=2.0, decay=0.92)  # its rarest features are hard to find
 
 
@@ -44,7 +47,7 @@ class Scale:
     """How large, how long, how often."""
 
     picture: WorldSettings = PICTURE
-    l1: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    l1: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
     width: tuple[int, ...] = (3, 6, 12)
     rows: int = 4096
     """Of the picture case's fixed data set: what an epoch is."""
@@ -113,7 +116,7 @@ def dynamics(out: Path, settings: DynamicsSettings, scale: Scale | None = None) 
 
     say("the picture case: twelve dictionaries on six features in three dimensions")
     world = World(scale.picture).save(out / "picture" / "world")
-    config = asdict(replace(scale, worlds=0, high=scale.picture))
+    config = {name: getattr(scale, name) for name in ("l1", "width", "rows", "batch", "epochs", "frame_every")}
     picture = measured(
         out / "picture" / "learning", config, origin(world), lambda draft: learn_pictures(draft, world, scale)
     )
@@ -122,17 +125,20 @@ def dynamics(out: Path, settings: DynamicsSettings, scale: Scale | None = None) 
     say(f"baselines on {scale.worlds} worlds of its kind")
     config = {"picture": asdict(scale.picture), "worlds": scale.worlds, "rows": scale.rows}
     simple = measured(out / "baselines", config, {}, lambda _: baselines_over_worlds(scale))
+    high = World(scale.high).save(out / "training" / "world")
+    fitted = baselines(high, out=out / "training" / "baselines", width=scale.high.features, rows=scale.rows)
+    high_simple = evaluate(fitted, high, out=out / "training" / "baseline-scores", rows=scale.rows).rows
 
     courses: dict[str, list[dict[str, Any]]] = {}
-    high = World(scale.high).save(out / "training" / "world")
     for remedy, options in REMEDIES.items():
         say(f"training in {scale.high.d_in} dimensions, dead features: {remedy}")
-        config = {**asdict(scale), **options}
+        names = ("high_width", "high_l1", "high_lr", "high_steps", "batch", "seeds", "look_every", "resample")
+        config = {**{name: getattr(scale, name) for name in names}, **options}
         courses[remedy] = measured(
             out / "training" / remedy.replace(" ", "-"), config, origin(high), partial(course_of, high, scale, options)
         )
     say("pages")
-    page = write_pages(Dynamics(out, settings.scale, world, scale, picture, frames, simple, high, courses))
+    page = write_pages(Dynamics(out, settings.scale, world, scale, picture, frames, simple, high, high_simple, courses))
     say(f"done; open {page}")
     return page
 
@@ -182,7 +188,11 @@ def learn_pictures(draft: Draft, world: World, scale: Scale) -> list[dict[str, A
 
 
 def baselines_over_worlds(scale: Scale) -> list[dict[str, Any]]:
-    """MMCS to the truth of every baseline, at width G, on worlds that differ in their seed."""
+    """MMCS to the truth of every baseline, at width G, on worlds that differ in their seed.
+
+    PCA's components have no sign of their own: ours point where the rows' projections are skewed to; every other choice
+    of signs is measured as well.
+    """
     found = []
     with Progress("baselines", scale.worlds * len(BASELINES), unit="baselines") as bar:
         for seed in range(scale.worlds):
@@ -191,6 +201,10 @@ def baselines_over_worlds(scale: Scale) -> list[dict[str, Any]]:
             for name, fit in BASELINES.items():
                 directions_ND = fit(rows, world.settings.features, seed).W_dec_ND
                 found.append({"baseline": name, "seed": seed, "mmcs": mmcs_to_truth(world.features_GD, directions_ND)})
+                for signs in product((-1.0, 1.0), repeat=len(directions_ND)) if name == "pca" else ():
+                    signed_ND = directions_ND * torch.tensor(signs)[:, None]
+                    recovered = mmcs_to_truth(world.features_GD, signed_ND)
+                    found.append({"baseline": ANY_SIGNS, "seed": seed, "mmcs": recovered})
                 bar.advance(note=name)
     return found
 
@@ -201,7 +215,7 @@ def course_of(world: World, scale: Scale, options: dict[str, Any], _: Draft) -> 
     looks: list[dict[str, Any]] = []
 
     def watch(step: int, stacks: Sequence[Ensemble]) -> None:
-        if step % scale.look_every:
+        if step % scale.look_every and step != scale.high_steps:
             return
         for stack in stacks:
             dead_M = stack.dead_MN().sum(dim=1).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from monosemy.metrics.evaluate import Scores
 from monosemy.report.grid_figures import with_derived
 from monosemy.report.study import StudyPage
 
+ANY_SIGNS = "PCA, any signs"
 NAMES = {
     "neurons": "identity",
     "random": "random",
@@ -21,6 +23,7 @@ NAMES = {
     "ica": "ICA",
     "nmf": "NMF",
     "dictionary-learning": "dictionary learning",
+    ANY_SIGNS: ANY_SIGNS,
 }
 
 
@@ -54,6 +57,8 @@ class Results:
     out: Path
     settings: Any
     world: World
+    kinds: Mapping[str, tuple[str, Any]]
+    """What a variation varies, in words, by its name."""
     grid: Grid
     denoising: Scores | None = None
     plain: Grid | None = None
@@ -62,17 +67,26 @@ class Results:
 
     def command(self, part: str) -> str:
         """What makes a part again, in an empty folder or from what is there."""
-        given = [f"--model {self.settings.model}", f"--tokens {self.settings.tokens}"] if part == "model" else []
-        line = ["monosemy study superposition", f"--scale {self.settings.scale}", f"--part {part}", *given]
-        return " ".join([*line, f"--out {self.out}"])
+        words = ["monosemy", "study", "superposition", "--scale", self.settings.scale, "--part", part]
+        if part == "model":
+            words += [
+                "--model",
+                self.settings.model,
+                "--tokens",
+                str(self.settings.tokens),
+                "--site",
+                self.settings.site,
+            ]
+        return shlex.join([*words, "--out", str(self.out)])
 
     @property
     def nav(self) -> dict[str, str]:
-        """The pages there are."""
-        pages = {"index": "Grid"}
-        pages |= {"denoising": "Denoising"} if self.denoising else {}
-        pages |= {name: name.replace("-", " ").capitalize() for name in self.variations}
-        return pages | ({"layers": "Model"} if self.layers else {})
+        """The pages there are: of this run, and those that an earlier run of other parts has left."""
+        made = {"index", *self.variations} | ({"denoising"} if self.denoising else set())
+        made |= {"layers"} if self.layers else set()
+        names = {name: name.replace("-", " ").capitalize() for name in self.kinds}
+        pages = {"index": "Grid", "denoising": "Denoising", **names, "layers": "Model"}
+        return {name: said for name, said in pages.items() if name in made or (self.out / f"{name}.html").exists()}
 
     def page(self, name: str, title: str, lead: str) -> StudyPage:
         """One page of this study."""
@@ -93,6 +107,7 @@ class Dynamics:
     """`learned WIDTH-L1` [F, N, 3] and `dead WIDTH-L1` [F, N]."""
     baselines: Sequence[Mapping[str, Any]]
     high: World
+    high_baselines: Sequence[Mapping[str, Any]]
     courses: Mapping[str, Sequence[Mapping[str, Any]]]
     """Remedy → looks at each seed's dictionary in training."""
 

@@ -5,9 +5,11 @@ three ways to choose L1 and width without the truth; its denoising autoencoders;
 asks for; and, given a model and tokens, the same grid on the MLP of every layer. Each finished stage is an artifact in
 the study's folder: stopped and run again, the study goes on where it was.
 
-`small` keeps S4's shape (G = 2 D, decay 0.99, 17 L1 values × 8 widths, the "interim" penalty, no decoder bias) on a
-world that two CPU cores can do; `full` is S4's own world, for a GPU. S4's learning rate of 1e-3 needs more steps than
-`small` has: it takes 2e-2, with warm-up and decay. Left out: orthogonal initialisation (random unit directions here).
+`small` keeps S4's shape (G = 2 D, 17 L1 values × 8 widths, the "interim" penalty, no decoder bias) on a world that two
+CPU cores can do; over 64 features its decay of 0.99 a feature is milder than over S4's 512. `full` is S4's own world,
+for a GPU. S4's learning rate of 1e-3 needs more steps than `small` has: it takes 2e-2, with warm-up and decay, which
+kills features of wide dictionaries that 1e-3 would leave alive. Layers of a model get a smaller grid at `small`, rows
+of mean norm 1 and a decoder bias. Left out: orthogonal initialisation (random unit directions here).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any, Literal
 
 from monosemy.data.source import Source
 from monosemy.data.synthetic import World, WorldSettings
+from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.baselines import BASELINES
 from monosemy.metrics.evaluate import Scores, evaluate
 from monosemy.models.harvest import harvest
@@ -60,7 +63,16 @@ class Scale:
 
 SCALES = {
     "small": Scale(WorldSettings(d_in=32, features=64, l0=3.0), batch=128, steps=800, lr=0.02),
-    "full": Scale(WorldSettings(), batch=256, steps=8000, lr=3e-3, rows=65_536, model_tokens=2_000_000),
+    "full": Scale(
+        WorldSettings(),
+        batch=256,
+        steps=8000,
+        lr=3e-3,
+        few_l1=L1,
+        few_ratios=RATIOS[:6],
+        rows=65_536,
+        model_tokens=2_000_000,
+    ),
 }
 
 # What S4 varies, one page each: name → (what changes, label → the settings that differ).
@@ -72,7 +84,7 @@ VARIATIONS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
     "jitter": ("directions that differ from row to row", {"0.25": {"jitter": 0.25}, "0.5": {"jitter": 0.5}}),
     "positive": ("directions without negative coordinates", {"positive": {"positive": True}}),
-    "superposition": ("features per dimension", {"G = D": {"features": 1.0}, "G = 4 D": {"features": 4.0}}),
+    "features": ("features per dimension", {"G = D": {"features": 1.0}, "G = 4 D": {"features": 4.0}}),
     "correlation": (
         "correlation of firing",
         {"none": {"correlation": "none"}, "half": {"strength": 0.5}, "by batch (S4's)": {"correlation": "batch"}},
@@ -90,7 +102,7 @@ class SuperpositionSettings:
     scale: Literal["small", "full"] = "small"
     """`small` for two CPU cores (minutes), `full` for a GPU (S4's own world)."""
     part: tuple[Part, ...] = ("grid", "denoising", "variations", "model")
-    """Parts to make: the grid on the world, denoising, variations, the layers of a model."""
+    """Parts to make: the grid on the world (always), denoising, variations, the layers of a model."""
     model: str | None = None
     """A model to do the same on, in every layer: a folder or a Hub name; without one that part is left out."""
     tokens: Path | None = None
@@ -106,6 +118,10 @@ def superposition(out: Path, settings: SuperpositionSettings, scale: Scale | Non
     """
     if settings.model is not None and settings.tokens is None:
         raise UsageError(f"`model` (={settings.model}) needs `tokens`: name a folder that `monosemy tokenize` wrote")
+    model = None
+    if settings.model is not None and settings.tokens is not None:  # first, so that nothing is trained in vain
+        model = LanguageModel.load(settings.model)
+        model.check_tokens(TokenStore.open(settings.tokens))
     scale = scale or SCALES[settings.scale]
     began = time.monotonic()
 
@@ -114,7 +130,7 @@ def superposition(out: Path, settings: SuperpositionSettings, scale: Scale | Non
 
     world = World(scale.world).save(out / "grid" / "world")
     say(f"{world.settings.features} features in {world.d_in} dimensions, {world.settings.l0:g} active a row: the grid")
-    results = Results(out, settings, world, scored(out / "grid", world, scale, scale.ratios, scale.l1))
+    results = Results(out, settings, world, VARIATIONS, scored(out / "grid", world, scale, scale.ratios, scale.l1))
     if "denoising" in settings.part:
         say("denoising: noise × L1")
         results.denoising = denoising(out / "denoising", world, scale)
@@ -127,9 +143,9 @@ def superposition(out: Path, settings: SuperpositionSettings, scale: Scale | Non
             folder = out / "variations" / f"{name}-{number}"
             varied = World(changed(scale.world, changes)).save(folder / "world")
             found[label] = scored(folder, varied, scale, scale.few_ratios, scale.few_l1)
-    if "model" in settings.part and settings.model is not None:
+    if "model" in settings.part and model is not None:
         say(f"the same on {settings.model}, layer by layer")
-        results.layers = on_layers(out / "model", settings, scale)
+        results.layers = on_layers(out / "model", model, settings, scale)
     say("pages")
     page = write_pages(results)
     say(f"done; open {page}")
@@ -183,11 +199,9 @@ def changed(world: WorldSettings, changes: Mapping[str, Any]) -> WorldSettings:
     return replace(world, **{k: round(v * world.d_in) if k == "features" else v for k, v in changes.items()})
 
 
-def on_layers(folder: Path, settings: SuperpositionSettings, scale: Scale) -> dict[str, Grid]:
-    """The small grid on one site of every layer of a model."""
-    assert settings.model is not None
+def on_layers(folder: Path, model: LanguageModel, settings: SuperpositionSettings, scale: Scale) -> dict[str, Grid]:
+    """The grid of the variations on one site of every layer of a model."""
     assert settings.tokens is not None
-    model = LanguageModel.load(settings.model)
     grids = {}
     for layer in range(model.n_layers):
         site = f"layers.{layer}.{settings.site}"
