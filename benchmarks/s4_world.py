@@ -1,9 +1,9 @@
-"""S4's own world at S4's own size: what its literal recipe recovers, and ours, for widths of G to 8 G.
+"""S4's own world at S4's own size: what its recipe recovers at width G, and ours for widths of G to 8 G.
 
     python benchmarks/s4_world.py [--rows 1024000]
 
-D = 256, G = 512, 5 features a row, decay 0.99, correlated. The literal recipe: interim penalty, raw rows, no decoder
-bias, Adam at 1e-3 throughout, batch 256. Ours: every default but width, L1 and batch; and with copies resampled. Rare
+D = 256, G = 512, 5 features a row, decay 0.99, correlated row by row. "literal" is S4's recipe but for its
+orthogonal initialisation: interim penalty, raw rows, no decoder bias, Adam at 1e-3 throughout, batch 256. Ours: every default but width, L1 and batch; and with copies resampled. Rare
 features hardly fire (the rarest in 3 rows of 10,000), so recovery is shown by quarters of firing probability, too.
 """
 
