@@ -92,7 +92,7 @@ def _matrices(page: StudyPage, study: Dynamics) -> None:
         "Twelve dictionaries",
         f"L1 × width, each trained for {study.scale.epochs} epochs on the same {study.scale.rows:,} rows. "
         "Circle: advised. Cross: best by the truth.",
-        found="MMCS with larger dictionaries points to a good dictionary without the truth.",
+        found="S3 uses MMCS with larger dictionaries to tell a good one without the truth.",
         measured=f"Best MMCS {best['mmcs_truth']:.3f} at L1 {best['l1']:g}, width {best['width']}. MMCS with larger "
         f"peaks at L1 {chosen['l1']:g}, width {chosen['width']}, whose MMCS is {chosen['mmcs_truth']:.3f}.",
         agrees=verdict(chosen["mmcs_truth"] > best["mmcs_truth"] - 0.05, "the peak is within 0.05 of the best"),
