@@ -120,9 +120,7 @@ def main() -> None:
                  "90th percentile": ninetieth, "worst": max(values)}
             )  # fmt: skip
     print("\n".join(table(summary)))
-    print(
-        write_record("advice", summary, f"python benchmarks/advice.py {' '.join(sys.argv[1:])}".strip(), per_world)
-    )
+    print(write_record("advice", summary, f"python benchmarks/advice.py {' '.join(sys.argv[1:])}".strip(), per_world))
 
 
 if __name__ == "__main__":

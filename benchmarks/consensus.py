@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from record import table, write_record
-from scipy.stats import t as student
 
 from monosemy.data.synthetic import World, WorldSettings
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.metrics.fidelity import fidelity
+from monosemy.metrics.interval import half_width
 from monosemy.metrics.matching import one_to_one
 from monosemy.metrics.recovery import mmcs, mmcs_to_truth
 from monosemy.runtime import Progress, UsageError, seed_for
@@ -110,11 +110,9 @@ def compared(world: World, clean_XD: torch.Tensor, runs: Sequence[Arms]) -> dict
     return found
 
 
-def interval(values: Sequence[float]) -> str:
+def shown(values: Sequence[float]) -> str:
     """Mean ± half-width of the 95 % t-interval."""
-    n, mean = len(values), sum(values) / len(values)
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    return f"{mean:.3f} ± {student.ppf(0.975, n - 1) * spread:.3f}"
+    return f"{sum(values) / len(values):.3f} ± {half_width(values):.3f}"
 
 
 def main() -> None:
@@ -139,7 +137,7 @@ def main() -> None:
                 bar.advance()
             for ((width, l1), arm), columns in values.items():
                 told = {
-                    name: interval(columns[name]) if len(columns[name]) == options.repetitions else "–"
+                    name: shown(columns[name]) if len(columns[name]) == options.repetitions else "–"
                     for name in ("mmcs", "gain", "mcc", "precision", "stability", "fvu")
                 }
                 features = sum(columns["width"]) / options.repetitions

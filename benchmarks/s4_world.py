@@ -2,9 +2,10 @@
 
     python benchmarks/s4_world.py [--rows 1024000]
 
-D = 256, G = 512, 5 features a row, decay 0.99, correlated row by row. "literal" is S4's recipe but for its
-orthogonal initialisation: interim penalty, raw rows, no decoder bias, Adam at 1e-3 throughout, batch 256. Ours: every default but width, L1 and batch; and with copies resampled. Rare
-features hardly fire (the rarest in 3 rows of 10,000), so recovery is shown by quarters of firing probability, too.
+D = 256, G = 512, 5 features a row, decay 0.99, correlated row by row. "literal" is S4's recipe but for its orthogonal
+initialisation: interim penalty, raw rows, no decoder bias, Adam at 1e-3 throughout, batch 256. Ours: every default but
+width, L1 and batch; and with copies resampled. Rare features hardly fire (the rarest in 3 rows of 10,000), so recovery
+is shown by quarters of firing probability, too.
 """
 
 from __future__ import annotations

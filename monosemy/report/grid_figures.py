@@ -68,7 +68,7 @@ class GridView:
         """The cell of the largest MMCS to the truth; None where nobody knows it."""
         return best_cell(self.rows)
 
-    def heatmap(self, field: str, caption: str, **comparison: str) -> None:
+    def heatmap(self, field: str, caption: str) -> None:
         """One field over L1 × width; no figure of a field that is undefined everywhere."""
         label, look = FIELDS[field]
         if not any(defined(row.get(field)) for row in self.rows):
@@ -82,7 +82,7 @@ class GridView:
         )
         name = f"{self.prefix}-{field.replace('_', '-')}"
         data = cells_data(cells, advised=self.advised, best=self.best)
-        self.page.figure(figure, name, caption, data, self.command, **comparison)
+        self.page.figure(figure, name, caption, data, self.command)
 
     def curves(
         self,
@@ -90,13 +90,12 @@ class GridView:
         series: Mapping[str, Curve],
         labels: tuple[str, str],
         caption: str,
-        comparison: Mapping[str, str] | None = None,
         **look: Any,
     ) -> None:
         """Lines, with their data."""
         figure = lines(series, *labels, **look)
         data = {"x": labels[0], "y": labels[1]} | {key: {"x": xs, "y": ys} for key, (xs, ys) in series.items()}
-        self.page.figure(figure, f"{self.prefix}-{name}", caption, data, self.command, **(comparison or {}))
+        self.page.figure(figure, f"{self.prefix}-{name}", caption, data, self.command)
 
     @property
     def widths(self) -> list[int]:

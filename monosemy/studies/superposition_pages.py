@@ -15,7 +15,7 @@ from monosemy.metrics.evaluate import Scores
 from monosemy.metrics.selection import advise
 from monosemy.report.cells import cells_data, cells_of
 from monosemy.report.grid_figures import GridView, best_cell, best_value, correlation, verdict, with_derived, zone_of
-from monosemy.report.grids import grid_heatmap, panel
+from monosemy.report.grids import ADVISED, BEST, grid_heatmap, panel
 from monosemy.report.study import StudyPage
 from monosemy.studies.results import Grid, Results
 from monosemy.studies.superposition_grid import grid_page
@@ -155,7 +155,7 @@ def side_by_side(page: StudyPage, name: str, score: str, label: str, grids: Mapp
         cells[title] = {(l1, width / grid.unit): value for (l1, width), value in cells_of(grid.rows, score).items()}
         marks[title] = {
             mark: (cell[0], cell[1] / grid.unit)
-            for mark, cell in (("advised", view.advised), ("best by the truth", view.best))
+            for mark, cell in ((ADVISED, view.advised), (BEST, view.best))
             if cell is not None
         }
     data = {title: cells_data(found, **marks[title]) for title, found in cells.items()}
