@@ -91,33 +91,41 @@ def render(run: Run, most: int = MOST_FEATURES) -> str:
     script = "".join(_template(name) for name in SCRIPTS)
     names, headings, undefined = columns(run.rows)
     table = run.features.table() if run.features else []
-    environment = Environment(
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            run=run,
+            name=run.path.resolve().name,
+            lineage=[lineage(artifact) for artifact in run.artifacts.values()],
+            versions=versions(run.artifacts.values()),
+            names=names,
+            headings=headings,
+            undefined=undefined,
+            fields=FIELDS,
+            shown=shown,
+            chosen=identity(run.rows, run.chosen),
+            indexed=identity(run.rows, run.indexed),
+            grid_figures=grid_figures(run.rows, run.chosen),
+            feature_figures=feature_figures(table, run.features.detection_limit if run.features else None),
+            n_alive=sum(not row["dead"] for row in table),
+            most=most,
+            data=safe_json(payload(run.features, most)) if run.features else None,
+            style=Markup(_template("report.css") + dark_style()),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
+
+
+def environment() -> Environment:
+    """How all pages are made from their templates: every text is escaped, every name must be defined."""
+    return Environment(
         autoescape=True,
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
-        run=run,
-        name=run.path.resolve().name,
-        lineage=[lineage(artifact) for artifact in run.artifacts.values()],
-        versions=versions(run.artifacts.values()),
-        names=names,
-        headings=headings,
-        undefined=undefined,
-        fields=FIELDS,
-        shown=shown,
-        chosen=identity(run.rows, run.chosen),
-        indexed=identity(run.rows, run.indexed),
-        grid_figures=grid_figures(run.rows, run.chosen),
-        feature_figures=feature_figures(table, run.features.detection_limit if run.features else None),
-        n_alive=sum(not row["dead"] for row in table),
-        most=most,
-        data=safe_json(payload(run.features, most)) if run.features else None,
-        style=Markup(_template("report.css") + dark_style()),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 

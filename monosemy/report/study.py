@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from monosemy.files import write_whole
 from monosemy.report.animations import TEMPLATES, write_gif, write_rotatable
 from monosemy.report.figure import dark_style, inline, svg_file, svg_source
+from monosemy.report.page import environment
 from monosemy.runtime import UsageError
 
 if TYPE_CHECKING:
@@ -146,16 +146,10 @@ class StudyPage:
 
     def write(self) -> Path:
         """Write the page and give its path."""
-        environment = Environment(
-            autoescape=True,
-            loader=FileSystemLoader(TEMPLATES),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters["paragraphs"] = lambda text: [part for part in re.split(r"\n\s*\n", text.strip()) if part]
+        templates = environment()
+        templates.filters["paragraphs"] = lambda text: [part for part in re.split(r"\n\s*\n", text.strip()) if part]
         style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "study.css"))
-        page = environment.get_template("study.html").render(page=self, style=Markup(style + dark_style()))
+        page = templates.get_template("study.html").render(page=self, style=Markup(style + dark_style()))
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / f"{self.name}.html"
         write_whole(path, page.encode("utf-8", "backslashreplace"))
