@@ -52,31 +52,53 @@ def pretrain(tokens: Positional[Path], /, settings: PretrainSettings, out: Path 
 def harvest(
     model: Positional[str], tokens: Positional[Path], /, settings: HarvestSettings, out: Path | None = None
 ) -> None:
-    """The activations of a model at one site, on disk.
+    """The activations of a model at one site, or at several in one pass, on disk.
 
     Args:
         model: A local folder in Hugging Face format, or a Hub name.
         tokens: A folder that `monosemy tokenize` wrote with the model's tokenizer.
-        settings: Which site, and how it is stored.
-        out: Where the activations go (default: `activations` beside the tokens).
+        settings: Which site or sites, and how they are stored.
+        out: Where the activations go; of several sites, the folder with one store each, named by its site (default:
+            `activations` beside the tokens).
     """
     from monosemy.models.harvest import harvest as run
+    from monosemy.models.harvest import harvest_sites
 
-    store = run(model, tokens, out=beside(tokens, "activations", out), settings=settings)
-    print(f"{store.artifact.path}: {store.n_all:,} rows of width {store.d_in} from {store.site}")
+    place = beside(tokens, "activations", out)
+    if len(settings.sites) > 1:
+        stores = list(harvest_sites(model, tokens, out=place, settings=settings).values())
+    else:
+        stores = [run(model, tokens, out=place, settings=settings)]
+    for store in stores:
+        print(f"{store.artifact.path}: {store.n_all:,} rows of width {store.d_in} from {store.site}")
 
 
-def train(activations: Positional[Path], /, settings: TrainSettings, out: Path | None = None) -> None:
+def train(
+    activations: Positional[Path],
+    /,
+    settings: TrainSettings,
+    target: Path | None = None,
+    others: tuple[Path, ...] = (),
+    out: Path | None = None,
+) -> None:
     """Train a grid of dictionaries in one pass over the activations.
 
     Args:
         activations: A folder that `monosemy harvest` or `monosemy world` wrote.
         settings: The grid and how it is trained; several values of one setting make a grid.
+        target: Activations of another site, to be rebuilt from these (transcoders).
+        others: Activations of further sites, rebuilt with these from shared codes (crosscoders).
         out: Where the dictionaries go (default: `dictionaries` beside the activations).
     """
     from monosemy.training.sweep import train as run
 
-    store = run(activations, out=beside(activations, "dictionaries", out), settings=settings)
+    store = run(
+        activations,
+        target=target,
+        others=others,
+        out=beside(activations, "dictionaries", out),
+        settings=settings,
+    )
     print(f"{store.artifact.path}: {len(store)} dictionaries; next: monosemy evaluate")
 
 
@@ -85,6 +107,8 @@ def evaluate(
     activations: Positional[Path],
     /,
     settings: EvaluateSettings,
+    target: Path | None = None,
+    others: tuple[Path, ...] = (),
     model: str | None = None,
     tokens: Path | None = None,
     out: Path | None = None,
@@ -96,6 +120,8 @@ def evaluate(
         dictionaries: A folder that `monosemy train` wrote.
         activations: The activations they were trained on.
         settings: On how much.
+        target: Where a transcoder's target is, if not where it was when it was trained.
+        others: Where a crosscoder's further sites are, if not where they were, in the same order.
         model: The model that was harvested; without it cross-entropy and KL are left blank.
         tokens: Where the tokens are, if they were moved since the harvest.
         out: Where the scores go (default: `scores` beside the dictionaries).
@@ -106,6 +132,8 @@ def evaluate(
     scores = run(
         dictionaries,
         activations,
+        target=target,
+        others=others,
         out=beside(dictionaries, "scores", out),
         model=model,
         tokens=tokens,

@@ -75,9 +75,14 @@ def by_hand(
 @pytest.mark.parametrize("keep_bos", [False, True])
 def test_scores_equal_a_computation_by_hand(model: LanguageModel, tokens: TokenStore, keep_bos: bool) -> None:
     mean_D = torch.linspace(-0.1, 0.1, D)
-    edits = {"0": replacement(dictionary()), "zero": constant(torch.zeros(D)), "mean": constant(mean_D)}
+    edits = {
+        "0": replacement(dictionary(), [SITE]),
+        "zero": constant({SITE: torch.zeros(D)}),
+        "mean": constant({SITE: mean_D}),
+    }
     with torch.inference_mode():
-        found = splice(model, tokens, SITE, edits, range(tokens.n_rows), keep_bos)
+        found = splice(model, tokens, edits, range(tokens.n_rows), keep_bos)
+    assert found.keys() == {"original", *edits}
     rebuild = dictionary().reconstruct
     hand = {
         "original": by_hand(model, tokens, lambda x: x, keep_bos),
@@ -98,9 +103,9 @@ def test_scores_equal_a_computation_by_hand(model: LanguageModel, tokens: TokenS
 
 
 def test_the_identity_recovers_everything_and_zero_nothing(model: LanguageModel, tokens: TokenStore) -> None:
-    edits = {"identity": replacement(neuron_basis(D)), "zero": constant(torch.zeros(D))}
+    edits = {"identity": replacement(neuron_basis(D), [SITE]), "zero": constant({SITE: torch.zeros(D)})}
     with torch.inference_mode():
-        found = splice(model, tokens, SITE, edits, range(tokens.n_rows))
+        found = splice(model, tokens, edits, range(tokens.n_rows))
     identity, zero = (downstream_scores(found, name) for name in ("identity", "zero"))
     assert identity["ce_recovered"] == pytest.approx(1, abs=1e-5)
     assert identity["kl"] == pytest.approx(0, abs=1e-6)
@@ -110,6 +115,6 @@ def test_the_identity_recovers_everything_and_zero_nothing(model: LanguageModel,
 
 def test_token_rows_can_be_a_list(model: LanguageModel, tokens: TokenStore) -> None:
     with torch.inference_mode():
-        few = splice(model, tokens, SITE, {"zero": constant(torch.zeros(D))}, [2, 0])
+        few = splice(model, tokens, {"zero": constant({SITE: torch.zeros(D)})}, [2, 0])
     lengths = tokens.row_lengths_R[[0, 2]]
     assert few["zero"].count == int(lengths.sum()) - 2

@@ -132,7 +132,7 @@ def test_s4s_claims_on_a_small_world() -> None:
     small = s4.SCALES["small"]
     trained = fit_grid(
         world, width=[64, 128, 256], l1=[0.0178, 0.316, 1.0, 3.16, 31.6], penalty="interim", scale="none",
-        decoder_bias=False, lr=small.lr, batch=small.batch, steps=small.steps,
+        b_dec="none", lr=small.lr, batch=small.batch, steps=small.steps,
     )  # fmt: skip
     found = {(m.width, m.l1): mmcs_to_truth(world.features_GD, dictionary.W_dec_ND) for m, dictionary in trained}
     assert found[64, 0.316] >= 0.97

@@ -28,6 +28,7 @@ from monosemy.runtime import UsageError
 from monosemy.training import loop
 from monosemy.training.dead import DeadSettings
 from monosemy.training.ensemble import Ensemble, ensembles_of
+from monosemy.training.frame import framed
 from monosemy.training.schedule import Schedule
 from monosemy.training.settings import Member, TrainSettings, default_steps, grid
 from monosemy.training.sweep import fit, fit_grid, settings_from, train
@@ -186,7 +187,7 @@ def test_dead_features_are_those_not_active_in_the_last_steps() -> None:
     x = world(3000)[1]
     settings = settings_from(width=16, l1=50.0, batch=128, dead_after=15, steps=40, lr=0.01)
     rows = ArrayRows(x)
-    [stack] = ensembles_of(grid(settings, D), settings, rows.statistics(), torch.device("cpu"), 128)
+    [stack] = ensembles_of(grid(settings, D), settings, framed(rows, settings.frame), torch.device("cpu"), 128)
     fired = []
     stream = rows.batches(128, 0)
     for _ in range(40):
@@ -288,7 +289,7 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"variant": "magic"}, "must be one of relu, tied, denoising, topk"),
+        ({"variant": "magic"}, "must be one of relu, tied, denoising, "),
         ({"variant": "topk", "k": 512, "width": 256}, r"`k` \(=512\) must be at most the dictionary width \(=256\)"),
         ({"width": 0}, "`width`.*at least 1"),
         ({"l1": -1.0}, "`l1`.*at least 0"),
@@ -298,7 +299,7 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
         ({"width": (8, 16)}, "make 2 dictionaries"),
         ({"wdth": 3}, "unknown settings.*width"),
         ({"penalty": "sums"}, "`penalty`.*sum, interim, norm-weighted"),
-        ({"scale": "units"}, "`scale`.*unit, none"),
+        ({"scale": "units"}, "`scale`.*unit, whiten, none"),
         ({"l1": ()}, "`l1` is empty"),
         ({"variant": "denoising", "noise": -0.1}, "`noise`.*at least 0"),
         ({"variant": "denoising", "noise": (0.1, 0.2)}, "make 2 dictionaries"),

@@ -7,14 +7,21 @@ from dataclasses import fields
 import pytest
 import torch
 
-from monosemy.data.rows import statistics_of
-from monosemy.dictionaries import dictionary
-from monosemy.dictionaries.dictionary import Hyper, Params, Shape, Workspace
+from monosemy.data.rows import ArrayRows
+from monosemy.dictionaries import variant as contract
+from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import VARIANTS
+from monosemy.dictionaries.variant import (
+    Centre, Hyper, Params, Scaling, Shape, StepStatistics, Variant, Workspace,
+)  # fmt: skip
 from monosemy.training.ensemble import Ensemble
+from monosemy.training.frame import framed
 from monosemy.training.settings import Member, TrainSettings, grid
+from monosemy.training.sweep import settings_from
 
 M, B, D, N, K = 3, 40, 12, 20, 4
+UNEVEN_D = torch.logspace(-1, 1, D)  # scales of the coordinates
+BATCHWISE = ("batchtopk", "matryoshka")  # in training their codes depend on the other rows; exported they do not
 CASES = [(name, weighted, bias) for name in VARIANTS for weighted in (False, True) for bias in (True, False)]
 
 
@@ -23,14 +30,27 @@ def rows(seed: int = 0, count: int = B) -> torch.Tensor:
 
 
 def stack_of(name: str, weighted: bool, bias: bool) -> tuple[Params, Hyper, Workspace]:
-    mean_D = torch.randn(D, generator=torch.Generator().manual_seed(1)) if bias else None
-    params = VARIANTS[name].init(Shape(M, D, N, B), list(range(M)), mean_D)
+    mean_D = torch.randn(D, generator=torch.Generator().manual_seed(1))
+    centre = Centre(mean_D, mean_D) if bias else None
+    params = VARIANTS[name].init(Shape(M, D, N, B), list(range(M)), centre)
     if weighted:  # free norms: make them unequal
         params["W_dec"] *= torch.linspace(0.5, 2, N)[:, None]
     l1_M, k_M, noise_M = torch.tensor([0.0, 0.1, 0.5]), torch.tensor([K, 1, 2 * K]), torch.tensor([0.1, 0.0, 0.3])
     noise_BD = torch.randn(B, D, generator=torch.Generator().manual_seed(2))
     hyper = Hyper(l1_M, k_M, weighted, *((noise_M, noise_BD) if VARIANTS[name].noisy else ()))
-    return params, hyper, Workspace.of(Shape(M, D, N, B), params)
+    return params, hyper, Workspace.of(Shape(M, D, N, B), trained(VARIANTS[name], params))
+
+
+def trained(variant: Variant, params: Params) -> Params:
+    return {key: tensor for key, tensor in params.items() if key not in variant.tracked}
+
+
+def gradients(
+    variant: Variant, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace, target: torch.Tensor | None
+) -> StepStatistics:
+    statistics = variant.gradients(params, x_BD, hyper, work, target)
+    variant.chain(params, work.grads)
+    return statistics
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -39,14 +59,14 @@ def test_gradients_equal_autograd(name: str, weighted: bool, bias: bool, paired:
     variant = VARIANTS[name]
     params, hyper, work = stack_of(name, weighted, bias)
     x_BD, target_BD = rows(), rows(7) if paired else None
-    statistics = variant.gradients(params, x_BD, hyper, work, target_BD)
+    statistics = gradients(variant, params, x_BD, hyper, work, target_BD)
     for m in range(M):
         one = {key: tensor[m].clone().requires_grad_() for key, tensor in params.items()}
         reconstruction, penalty = variant.loss(one, x_BD, hyper.member(m), target_BD)
         (reconstruction + penalty).backward()
         torch.testing.assert_close(statistics.reconstruction_M[m], reconstruction.detach())
         torch.testing.assert_close(statistics.penalty_M[m], penalty.detach())
-        for key, tensor in one.items():
+        for key, tensor in trained(variant, one).items():
             torch.testing.assert_close(work.grads[key][m], tensor.grad, rtol=1e-4, atol=1e-6, msg=f"{name} {key} {m}")
 
 
@@ -55,10 +75,10 @@ def test_gradients_equal_autograd(name: str, weighted: bool, bias: bool, paired:
 def test_gradients_equal_autograd_on_adversarial_rows(name: str, x_BD: torch.Tensor) -> None:
     variant = VARIANTS[name]
     params, hyper, work = stack_of(name, False, True)
-    variant.gradients(params, x_BD, hyper, work)
+    gradients(variant, params, x_BD, hyper, work, None)
     one = {key: tensor[1].clone().requires_grad_() for key, tensor in params.items()}
     sum(variant.loss(one, x_BD, hyper.member(1))).backward()
-    for key, tensor in one.items():
+    for key, tensor in trained(variant, one).items():
         torch.testing.assert_close(work.grads[key][1], tensor.grad, rtol=1e-4, atol=1e-6)
 
 
@@ -67,15 +87,19 @@ def test_gradients_equal_autograd_on_adversarial_rows(name: str, x_BD: torch.Ten
 def test_a_stack_in_parts_has_the_gradients_of_the_whole(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     variant = VARIANTS[name]
     params, hyper, whole = stack_of(name, False, True)
-    monkeypatch.setattr(dictionary, "PART_CODES", most * B * N)
+    monkeypatch.setattr(contract, "PART_CODES", most * B * N)
     _, _, parted = stack_of(name, False, True)
     assert (len(whole.codes_MNB), len(parted.codes_MNB)) == (M, most)
     expected, found = (variant.gradients(params, rows(), hyper, work, rows(7)) for work in (whole, parted))
     for each in fields(expected):
-        torch.testing.assert_close(getattr(found, each.name), getattr(expected, each.name), rtol=1e-6, atol=1e-7)
+        if each.name != "extra":
+            torch.testing.assert_close(getattr(found, each.name), getattr(expected, each.name), rtol=1e-6, atol=1e-7)
+    assert found.extra.keys() == expected.extra.keys()
+    for key, tensor in expected.extra.items():
+        torch.testing.assert_close(found.extra[key], tensor, rtol=1e-6, atol=1e-7)
     for key, grad in whole.grads.items():
         torch.testing.assert_close(parted.grads[key], grad, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(parted.residual_MBD, whole.residual_MBD)
+    torch.testing.assert_close(parted.residual_MBE, whole.residual_MBE)
     l0 = [variant.mean_l0(params, rows(), hyper, work) for work in (whole, parted)]
     assert torch.equal(*l0)
     counted_MBN = whole.codes_MNB.mT  # what `mean_l0` left of the whole stack
@@ -95,17 +119,21 @@ def test_the_first_reconstruction_is_about_the_row(width: int) -> None:
     assert share_B.mean().item() == pytest.approx(1, abs=0.1)
 
 
-def ensemble(settings: TrainSettings, members: list[Member] | None = None) -> Ensemble:
-    return Ensemble(members or grid(settings, D), settings, statistics_of([rows(count=500)]), torch.device("cpu"), B)
+def ensemble(settings: TrainSettings, members: list[Member] | None = None, uneven: bool = False) -> Ensemble:
+    frame = framed(ArrayRows(rows(count=500) * (UNEVEN_D if uneven else 1)), settings.frame)
+    return Ensemble(members or grid(settings, D), settings, frame, torch.device("cpu"), B)
 
 
 def settings_for(name: str, **options: object) -> TrainSettings:
-    return TrainSettings(variant=(name,), width=(N,), k=(K,), batch=B, device="cpu", **options)  # type: ignore[arg-type]
+    return settings_from(variant=name, width=N, k=K, batch=B, device="cpu", **options)
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_decoder_rows_have_norm_one_after_every_step(name: str) -> None:
     stack = ensemble(settings_for(name, seed=(0, 1), lr=(0.05,)))
+    if VARIANTS[name].free_norms:
+        assert not stack.unit_norm
+        return
     for step in range(50):
         stack.step(rows(step))
         norms_MN = stack.params["W_dec"].norm(dim=2)
@@ -124,21 +152,38 @@ def test_norm_weighted_leaves_norms_free_and_exports_the_same_function_with_unit
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
-@pytest.mark.parametrize("scale", ["unit", "none"])
+@pytest.mark.parametrize("scale", ["unit", "none", "whiten"])
 def test_export_folds_the_scale_back(name: str, scale: str) -> None:
-    stack = ensemble(settings_for(name, lr=(0.01,), scale=scale))
+    stack = ensemble(settings_for(name, lr=(0.01,), scale=scale), uneven=scale == "whiten")
     for step in range(20):
-        stack.step(rows(step))
-    assert (stack.scale == 1) == (scale == "none")
+        stack.step(rows(step) * (UNEVEN_D if scale == "whiten" else 1))
+    scale_D = stack.frame.scaling.seen_D
+    assert bool((scale_D == 1).all()) == (scale == "none")
+    assert bool((scale_D == scale_D[0]).all()) == (scale != "whiten")
     _assert_exported_reconstruction(stack, name)
+    raw_BD = rows(99) * (UNEVEN_D if scale == "whiten" else 1)
+    folded, unfolded = stack.export(0), _unscaled(stack)
+    rebuilt_BD = unfolded.reconstruct(raw_BD * scale_D) / scale_D
+    torch.testing.assert_close(folded.reconstruct(raw_BD), rebuilt_BD, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(folded.W_dec_ND.norm(dim=1), torch.ones(N))
+    assert torch.equal(folded.encode(raw_BD) > 0, unfolded.encode(raw_BD * scale_D) > 0)
+
+
+def _unscaled(stack: Ensemble) -> Dictionary:
+    """Member 0 as a dictionary for rows that are scaled already."""
+    params = {key: tensor[0] for key, tensor in stack.params.items()}
+    return stack.variant.export(params, stack.hyper.member(0), Scaling.uniform(1.0, D))
 
 
 def _assert_exported_reconstruction(stack: Ensemble, name: str) -> None:
     """x̂ of the exported dictionary on raw rows = the training formula's x̂ on scaled rows, unscaled."""
+    if name in BATCHWISE:
+        return
     x_BD = rows(99)
     one = {key: tensor[0] for key, tensor in stack.params.items()}
-    loss, _ = VARIANTS[name].loss(one, x_BD * stack.scale, stack.hyper.member(0))
-    error = (stack.export(0).reconstruct(x_BD) - x_BD).square().sum(dim=1).mean() * stack.scale**2
+    scale_D = stack.frame.scaling.seen_D
+    loss, _ = VARIANTS[name].loss(one, x_BD * scale_D, stack.hyper.member(0))
+    error = ((stack.export(0).reconstruct(x_BD) - x_BD) * scale_D).square().sum(dim=1).mean()
     torch.testing.assert_close(error, loss, rtol=1e-5, atol=1e-6)
 
 
@@ -149,20 +194,24 @@ def test_stacked_adam_equals_torch_adam_member_by_member(name: str) -> None:
     stack = ensemble(settings)
     oracles = []
     for m, member in enumerate(stack.members):
-        params = {key: tensor[m].clone().requires_grad_() for key, tensor in stack.params.items()}
+        params = {key: tensor[m].clone().requires_grad_() for key, tensor in stack.trained.items()}
         oracles.append((params, torch.optim.Adam(list(params.values()), lr=member.lr)))
     for step in range(25):
         x_BD = rows(step)
         numbers = stack.hyper_now()
+        set_before = {key: stack.params[key].clone() for key in stack.variant.tracked}
         stack.step(x_BD)
         for m, (params, adam) in enumerate(oracles):
             adam.zero_grad()
             # The loss as a function of the decoder's direction: normalised on the forward pass, as S4 does.
-            forward = dict(params)
-            forward["W_dec"] = params["W_dec"] / params["W_dec"].norm(dim=1, keepdim=True)
-            sum(VARIANTS[name].loss(forward, x_BD * stack.scale, numbers.member(m))).backward()
+            forward = {**params, **{key: tensor[m] for key, tensor in set_before.items()}}
+            if stack.unit_norm:
+                forward["W_dec"] = params["W_dec"] / params["W_dec"].norm(dim=1, keepdim=True)
+            sum(VARIANTS[name].loss(forward, x_BD * stack.frame.scaling.seen_D, numbers.member(m))).backward()
             adam.step()
             with torch.no_grad():
+                if not stack.unit_norm:
+                    continue
                 params["W_dec"] /= params["W_dec"].norm(dim=1, keepdim=True)
     for m, (params, _) in enumerate(oracles):
         for key, tensor in params.items():
@@ -189,8 +238,8 @@ def test_a_target_is_scaled_as_the_rows_are_and_learned(name: str) -> None:
     for step in range(300):
         x_BD = rows(step % 5)
         plain.step(x_BD)
-        same.step(x_BD, target_BD=x_BD)
-        double.step(x_BD, target_BD=2 * x_BD)
+        same.step(x_BD, target_BE=x_BD)
+        double.step(x_BD, target_BE=2 * x_BD)
     for key, tensor in plain.params.items():
         assert torch.equal(tensor, same.params[key])
     x_BD = rows(0)

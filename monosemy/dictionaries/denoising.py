@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import torch
 
-from monosemy.dictionaries.dictionary import Hyper
 from monosemy.dictionaries.relu import Relu
+from monosemy.dictionaries.variant import Hyper
 
 
 class Denoising(Relu):

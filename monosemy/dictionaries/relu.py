@@ -8,7 +8,7 @@ The default penalty ("sum") needs decoder rows of norm 1, else codes shrink and 
 Sources: Sharkey et al. 2022 (S4); Bricken et al. 2023, "Towards Monosemanticity"; norm-weighted: Anthropic's "Circuits
 Updates, April 2024". Left out: subtracting b_dec before the encoder. b_enc can do the same, and does at the start.
 
-Shapes: M members, B rows, N width, D = d_in.
+Shapes: M members, B rows, N width, D = d_in, E = d_out, F active codes of a batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from collections.abc import Sequence
 import torch
 
 from monosemy.dictionaries import stacked
-from monosemy.dictionaries.dictionary import Dictionary, Hyper, Params, Shape, StepStatistics, Variant, Workspace
+from monosemy.dictionaries.dictionary import Dictionary
+from monosemy.dictionaries.sparse import Charge, Encoder, SparseVariant
+from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape, StepStatistics, Workspace
+from monosemy.kernels.firings import Firings
 
 
 class ReluDictionary(Dictionary):
@@ -35,42 +38,67 @@ class ReluDictionary(Dictionary):
         return torch.addmm(self.tensors["b_enc"], x_BD, self.tensors["W_enc"].T)
 
 
-class Relu(Variant):
+class Relu(SparseVariant):
     """Untied ReLU-L1."""
 
     name = "relu"
     sparsity = "l1"
 
-    def init(self, shape: Shape, seeds: Sequence[int], mean_D: torch.Tensor | None) -> Params:
-        """W_enc, b_enc, W_dec and, with a mean, b_dec."""
-        return stacked.init_linear(shape, seeds, mean_D)
+    def init(self, shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
+        """W_enc, b_enc, W_dec and, with a centre, b_dec."""
+        return stacked.init_linear(shape, seeds, centre)
 
     def loss(
-        self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BD: torch.Tensor | None = None
+        self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BE: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(‖target − x̂‖², λ‖c‖₁), means over rows, for one member."""
         codes_BN = torch.relu(self.seen(x_BD, hyper) @ params["W_enc"].T + params["b_enc"])
-        rec_BD = codes_BN @ params["W_dec"] + params.get("b_dec", 0)
+        rec_BE = codes_BN @ params["W_dec"] + params.get("b_dec", 0)
         norm_N = params["W_dec"].norm(dim=1) if hyper.norm_weighted else 1
         penalty = hyper.l1_M * (codes_BN * norm_N).sum(dim=1).mean()
-        return (rec_BD - (x_BD if target_BD is None else target_BD)).square().sum(dim=1).mean(), penalty
+        return (rec_BE - (x_BD if target_BE is None else target_BE)).square().sum(dim=1).mean(), penalty
 
     def encode(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> None:
         """c = ReLU(z)."""
-        stacked.pre_activations(x_BD, params["W_enc"], params["b_enc"], out=work.codes_MNB)
+        weight_MND = params.get("W_enc", params["W_dec"])
+        stacked.pre_activations(x_BD, weight_MND, params["b_enc"], work.codes_MNB, hyper.dtype)
         work.codes_MNB.relu_()
 
     def backward(
-        self, params: Params, x_BD: torch.Tensor, target_BD: torch.Tensor, hyper: Hyper, work: Workspace
+        self, params: Params, x_BD: torch.Tensor, target_BE: torch.Tensor, hyper: Hyper, work: Workspace
     ) -> StepStatistics:
-        """The products of `stacked`, the codes charged for."""
-        statistics = _backward(params, target_BD, hyper, work)
-        stacked.encoder_gradients(work, x_BD)
-        return statistics
+        """The products of `stacked`, the codes charged for. Tied: W_dec gets the sum of both roles' gradients."""
+        reconstruction_M = stacked.decode_residual(work.codes_MNB, params, target_BE, work.residual_MEB, hyper.dtype)
+        mass_MN = work.codes_MNB.sum(dim=2) / work.codes_MNB.shape[2]
+        norm_MN = params["W_dec"].norm(dim=2) if hyper.norm_weighted else torch.ones_like(mass_MN)
+        price_MN = hyper.l1_M[:, None] * norm_MN
+        stacked.decoder_gradients(work, hyper.dtype)
+        stacked.code_gradient(work.residual_MEB, params["W_dec"], price_MN, work.dcodes_MNB, hyper.dtype)
+        stacked.mask_inactive(work)
+        if hyper.norm_weighted:
+            work.grads["W_dec"].addcmul_(params["W_dec"], (hyper.l1_M[:, None] * mass_MN / norm_MN)[:, :, None])
+        tied = "W_enc" not in work.grads
+        stacked.encoder_gradients(work, x_BD, "W_dec" if tied else "W_enc", add=tied, dtype=hyper.dtype)
+        return StepStatistics(reconstruction_M, (price_MN * mass_MN).sum(dim=1), mass_MN > 0)
 
-    def export(self, params: Params, hyper: Hyper, scale: float) -> Dictionary:
-        """Codes in raw units: biases are divided by `scale`; the weights stay, for ReLU is positively homogeneous."""
-        return ReluDictionary(unit_decoder(unscaled(params, scale)))
+    def choose(self, params: Params, encoder: Encoder, hyper: Hyper) -> Firings:
+        """z > 0."""
+        zero_N = torch.zeros_like(params["b_enc"])
+        return encoder.chosen(lambda z_RN: encoder.kernels.above(z_RN, zero_N))
+
+    def charge(self, params: Params, firings: Firings, code_F: torch.Tensor, hyper: Hyper) -> Charge:
+        """λ Σ c, or λ Σ c ‖W_dec,n‖."""
+        batch = len(firings.start_B1) - 1
+        if not hyper.norm_weighted:
+            return Charge(hyper.l1_M * code_F.sum() / batch, hyper.l1_M.expand_as(code_F))
+        norm_N = params["W_dec"].norm(dim=1)
+        mass_N = torch.zeros_like(norm_N).index_add_(0, firings.feature_F, code_F) / batch
+        slope_F = hyper.l1_M * norm_N[firings.feature_F]
+        return Charge(hyper.l1_M * (mass_N * norm_N).sum(), slope_F, hyper.l1_M * mass_N / norm_N)
+
+    def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
+        """Codes in raw units."""
+        return ReluDictionary(stacked.folded(params, scaling)[0])
 
 
 class Tied(Relu):
@@ -78,53 +106,19 @@ class Tied(Relu):
 
     name = "tied"
 
-    def init(self, shape: Shape, seeds: Sequence[int], mean_D: torch.Tensor | None) -> Params:
-        """W_dec, b_enc and, with a mean, b_dec."""
-        return stacked.init_tied(shape, seeds, mean_D)
+    def init(self, shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
+        """W_dec, b_enc and, with a centre, b_dec."""
+        return stacked.init_tied(shape, seeds, centre)
 
     def loss(
-        self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BD: torch.Tensor | None = None
+        self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BE: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Relu's, with W_enc = W_dec."""
-        return super().loss({**params, "W_enc": params["W_dec"]}, x_BD, hyper, target_BD)
+        return super().loss({**params, "W_enc": params["W_dec"]}, x_BD, hyper, target_BE)
 
-    def encode(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> None:
-        """Relu's, with W_enc = W_dec."""
-        super().encode({**params, "W_enc": params["W_dec"]}, x_BD, hyper, work)
-
-    def backward(
-        self, params: Params, x_BD: torch.Tensor, target_BD: torch.Tensor, hyper: Hyper, work: Workspace
-    ) -> StepStatistics:
-        """W_dec gets the sum of both roles' gradients."""
-        statistics = _backward(params, target_BD, hyper, work)
-        stacked.encoder_gradients(work, x_BD, weight="W_dec", add=True)
-        return statistics
-
-    def export(self, params: Params, hyper: Hyper, scale: float) -> Dictionary:
-        """An untied dictionary with equal weights."""
-        return super().export({**params, "W_enc": params["W_dec"]}, hyper, scale)
-
-
-def _backward(params: Params, target_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> StepStatistics:
-    """Everything but the encoder's weight gradient; ∂L/∂z is left in the workspace."""
-    W_dec_MND = params["W_dec"]
-    reconstruction_M = stacked.decode_residual(
-        work.codes_MNB, W_dec_MND, params.get("b_dec"), target_BD, out=work.residual_MDB
-    )
-    mass_MN = work.codes_MNB.sum(dim=2) / len(target_BD)
-    norm_MN = W_dec_MND.norm(dim=2) if hyper.norm_weighted else torch.ones_like(mass_MN)
-    price_MN = hyper.l1_M[:, None] * norm_MN
-    stacked.decoder_gradients(work)
-    stacked.code_gradient(work.residual_MDB, W_dec_MND, price_MN, out=work.dcodes_MNB)
-    stacked.mask_inactive(work)
-    if hyper.norm_weighted:
-        work.grads["W_dec"].addcmul_(W_dec_MND, (hyper.l1_M[:, None] * mass_MN / norm_MN)[:, :, None])
-    return StepStatistics(reconstruction_M, (price_MN * mass_MN).sum(dim=1), mass_MN > 0)
-
-
-def unscaled(params: Params, scale: float) -> Params:
-    """The same function for raw rows, from parameters for `scale` times them."""
-    return {name: tensor / scale if name.startswith("b_") else tensor for name, tensor in params.items()}
+    def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
+        """An untied dictionary with equal weights, up to what scaling back does to them."""
+        return super().export({**params, "W_enc": params["W_dec"]}, hyper, scaling)
 
 
 def unit_decoder(params: Params) -> Params:

@@ -12,16 +12,37 @@ from typing import Any
 import torch
 
 from monosemy.artifact import Artifact, load
+from monosemy.dictionaries.aligned import Aligned
 from monosemy.dictionaries.baselines import LinearDictionary
+from monosemy.dictionaries.batchtopk import BatchTopK
 from monosemy.dictionaries.classical import AffineDictionary, SparseCodingDictionary
+from monosemy.dictionaries.crosscoder import Crosscoder, CrosscoderDictionary
 from monosemy.dictionaries.denoising import Denoising
-from monosemy.dictionaries.dictionary import Dictionary, Variant
+from monosemy.dictionaries.dictionary import Dictionary
+from monosemy.dictionaries.gated import Gated
+from monosemy.dictionaries.jumprelu import JumpRelu, JumpReluDictionary
+from monosemy.dictionaries.matryoshka import Matryoshka
 from monosemy.dictionaries.relu import Relu, ReluDictionary, Tied
 from monosemy.dictionaries.topk import TopK, TopKDictionary
+from monosemy.dictionaries.transcoder import SkipTranscoder, SkipTranscoderDictionary, Transcoder
+from monosemy.dictionaries.variant import Variant
 from monosemy.files import load_tensors, map_tensors, save_tensors
 from monosemy.runtime import UsageError
 
-VARIANTS: dict[str, Variant] = {"relu": Relu(), "tied": Tied(), "denoising": Denoising(), "topk": TopK()}
+VARIANTS: dict[str, Variant] = {
+    "relu": Relu(),
+    "tied": Tied(),
+    "denoising": Denoising(),
+    "topk": TopK(),
+    "batchtopk": BatchTopK(),
+    "jumprelu": JumpRelu(),
+    "gated": Gated(),
+    "matryoshka": Matryoshka(),
+    "aligned": Aligned(),
+    "transcoder": Transcoder(),
+    "skip-transcoder": SkipTranscoder(),
+    "crosscoder": Crosscoder(),
+}
 
 # What tells the members of a grid apart.
 IDENTITY = ("variant", "width", "l1", "k", "noise", "lr", "seed")
@@ -29,7 +50,16 @@ IDENTITY = ("variant", "width", "l1", "k", "noise", "lr", "seed")
 # What can be in a file, by the name written there.
 FORMS: dict[str, type[Dictionary]] = {
     form.name: form
-    for form in (ReluDictionary, TopKDictionary, LinearDictionary, AffineDictionary, SparseCodingDictionary)
+    for form in (
+        ReluDictionary,
+        TopKDictionary,
+        JumpReluDictionary,
+        SkipTranscoderDictionary,
+        CrosscoderDictionary,
+        LinearDictionary,
+        AffineDictionary,
+        SparseCodingDictionary,
+    )
 }
 
 

@@ -1,8 +1,9 @@
 """The `evaluate` stage: every score of every dictionary in a grid, on rows that training never saw.
 
 One pass over the held-out rows scores fidelity; one over held-out tokens scores what the model loses; the directions of
-all members are compared with each other, and with the truth where the rows are a synthetic world's. Undefined scores
-are None, never 0.
+all members are compared with each other, and with the truth where the rows are a synthetic world's. Transcoders are
+scored against the site that they write and spliced in there; crosscoders at all of their sites together, and at each
+(`fvu_sites`, `ce_recovered_sites` …, in the order of the sites). Undefined scores are None, never 0.
 
 Shapes: M members, G true features.
 """
@@ -18,14 +19,26 @@ from typing import Any
 import torch
 
 from monosemy.artifact import Artifact, Parent, load, load_parent, make
-from monosemy.data.source import Source, n_held_out, open_source, origin_of, world_of
+from monosemy.data.activations import ActivationStore
+from monosemy.data.joined import Pairs
+from monosemy.data.source import (
+    AnySource,
+    d_out_of,
+    n_held_out,
+    open_like,
+    origin_of,
+    parents_of,
+    stores_of,
+    widths_of,
+    world_of,
+)
 from monosemy.data.synthetic import World
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import DictionaryStore
 from monosemy.draft import Draft
 from monosemy.files import load_tensors, save_tensors
-from monosemy.metrics.downstream import Spliced, constant, downstream_scores, replacement, splice
+from monosemy.metrics.downstream import Spliced, constant, downstream_scores, replacement, site_scores, splice
 from monosemy.metrics.scoring import agreement_of, fidelity_of
 from monosemy.metrics.selection import choose
 from monosemy.metrics.truth import TruthScores, truth_scores_of
@@ -36,6 +49,7 @@ IDENTITY = ("member", "variant", "width", "l1", "k", "noise", "seed", "lr")
 TRUTH = "truth.safetensors"
 TRUTH_ROWS = 8192  # codes are compared feature by feature: fewer rows than for fidelity will do
 BY_FEATURE = ("mcs", "matched_cosine", "f1", "slope")
+SITE_BY_SITE = ("ce_reconstructed_sites", "ce_recovered_sites", "kl_sites")
 DOWNSTREAM = ("ce_original", "ce_reconstructed", "ce_zero", "ce_mean", "ce_recovered", "kl", "perplexity_ratio")
 
 
@@ -80,9 +94,11 @@ class Scores:
 
 def evaluate(
     dictionaries: str | Path | DictionaryStore,
-    activations: str | Path | Source,
+    activations: str | Path | AnySource,
     *,
     out: str | Path,
+    target: str | Path | ActivationStore | None = None,
+    others: Sequence[str | Path | ActivationStore] = (),
     model: str | Path | LanguageModel | None = None,
     tokens: str | Path | None = None,
     settings: EvaluateSettings | None = None,
@@ -90,18 +106,16 @@ def evaluate(
 ) -> Scores:
     """Score every member of `dictionaries` on `activations` (or a world), and spliced into `model` if one is given.
 
-    The tokens are those that the activations came from; say where they are if they were moved. `options` are fields of
-    EvaluateSettings. Raises UsageError where widths differ or the model is not the one that was harvested.
+    A transcoder's `target` and a crosscoder's `others`, and the tokens that the activations came from, are found from
+    the lineage; say where they are if they were moved. `options` are fields of EvaluateSettings. Raises UsageError
+    where widths or sites differ, the model is not the one that was harvested, or a target lies before its input in it.
     """
     settings = settings or settings_of(EvaluateSettings, options)
-    grid, source = DictionaryStore.open(dictionaries), open_source(activations)
-    rows_from, _ = origin_of(source)
-    if grid.d_in != source.d_in:
-        raise UsageError(
-            f"{grid.artifact.path}: dictionaries for width {grid.d_in}, {rows_from.path} holds rows of width "
-            f"{source.d_in}; evaluate on the site they were trained on"
-        )
-    parents: dict[str, Parent] = {"dictionaries": grid.artifact.as_parent(), rows_from.kind: rows_from.as_parent()}
+    grid = DictionaryStore.open(dictionaries)
+    source = open_like(grid.artifact, activations, target, others)
+    rows_from, origin = origin_of(source)
+    _check_fit(grid, source, rows_from, origin)
+    parents: dict[str, Parent] = {"dictionaries": grid.artifact.as_parent(), **parents_of(source)}
     network = None
     if model is not None:
         if "model" not in rows_from.manifest["parents"]:
@@ -109,6 +123,7 @@ def evaluate(
         network = model if isinstance(model, LanguageModel) else LanguageModel.load(model, device=settings.device)
         parents["model"] = network.as_parent()
         _check_model(rows_from, network)
+        _check_order(source, network)
     config = asdict(settings)
     del config["device"]
     config["model_dtype"] = None if network is None else str(network.dtype)
@@ -126,7 +141,7 @@ def evaluate(
 
 def _score(
     grid: DictionaryStore,
-    source: Source,
+    source: AnySource,
     network: LanguageModel | None,
     tokens: str | Path | None,
     settings: EvaluateSettings,
@@ -142,11 +157,11 @@ def _score(
         truth = truth_scores_of(members, world, min(settings.rows, TRUTH_ROWS)) if world else []
     rows = []
     for number, member in enumerate(grid.members):
-        downstream = downstream_scores(spliced, str(number)) if spliced else dict.fromkeys(DOWNSTREAM)
         identity = {name: member.get(name) for name in IDENTITY}
         known = truth[number].scores if truth else {}
         # Of scores in both, such as `alive`, those of fidelity: they are measured on more rows.
-        rows.append({**identity, **known, **fidelity[number].scores(), **downstream, **agreement[number]})
+        own = {**known, **fidelity[number].scores(), **fidelity[number].site_scores()}
+        rows.append({**identity, **own, **_downstream(spliced, number, source), **agreement[number]})
     held_out = isinstance(source, World) or source.n_held_out < source.n_all
     n_tokens = spliced["original"].count if spliced else 0
     info = {"n_rows": n_held_out(source, settings.rows), "n_tokens": n_tokens, "held_out": held_out}
@@ -155,7 +170,7 @@ def _score(
 
 def _splice(
     members: Sequence[Dictionary],
-    source: Source,
+    source: AnySource,
     network: LanguageModel | None,
     tokens: str | Path | None,
     limit: int,
@@ -163,19 +178,51 @@ def _splice(
     """Results by member number as text, `original`, `zero` and `mean`; nothing without a model of next tokens."""
     if network is None or not network.is_causal or isinstance(source, World):
         return {}
-    store = source
-    text = TokenStore(load_parent(store.artifact, "tokens", tokens))
+    reads, writes = stores_of(source)
+    text = TokenStore(load_parent(reads[0].artifact, "tokens", tokens))
     network.check_tokens(text)
-    edits = {str(number): replacement(member) for number, member in enumerate(members)}
-    edits["zero"] = constant(torch.zeros(store.d_in))
-    edits["mean"] = constant(store.statistics().mean_D)
+    sites = [store.site for store in reads]
+    target = writes[0].site if writes != reads else None
+    edits = {str(number): replacement(member, sites, target) for number, member in enumerate(members)}
+    edits["zero"] = constant({store.site: torch.zeros(store.d_in) for store in writes})
+    edits["mean"] = constant({store.site: store.statistics().mean_D for store in writes})
     rows = text.spread(text.holdout_rows or text.train_rows, limit)
-    return splice(network, text, store.site, edits, rows, keep_bos=store.artifact.config.get("skip_bos", False))
+    return splice(network, text, edits, rows, keep_bos=reads[0].artifact.config.get("skip_bos", False))
+
+
+def _downstream(spliced: dict[str, Spliced], number: int, source: AnySource) -> dict[str, Any]:
+    """What splicing member `number` in costs; None throughout where nothing was spliced."""
+    several = bool(widths_of(source))
+    if not spliced or isinstance(source, World):
+        return dict.fromkeys((*DOWNSTREAM, *(SITE_BY_SITE if several else ())))
+    sites = [store.site for store in stores_of(source)[1]]
+    by_site = site_scores(spliced, str(number), sites) if several else {}
+    return {**downstream_scores(spliced, str(number)), **by_site}
 
 
 def _by_feature(truth: Sequence[TruthScores], world: World) -> dict[str, torch.Tensor]:
     columns = {name: torch.stack([scores.arrays[name] for scores in truth]) for name in BY_FEATURE}
     return {**columns, "probability": world.probabilities_G}
+
+
+def _check_fit(grid: DictionaryStore, source: AnySource, rows_from: Artifact, origin: dict[str, Any]) -> None:
+    """Raises UsageError unless these dictionaries read such rows and rebuild such targets."""
+    if grid.d_in != source.d_in:
+        raise UsageError(
+            f"{grid.artifact.path}: dictionaries for width {grid.d_in}, {rows_from.path} holds rows of width "
+            f"{source.d_in}; evaluate on the site they were trained on"
+        )
+    if (d_out := grid.directions(0).shape[1]) != d_out_of(source):
+        raise UsageError(
+            f"{grid.artifact.path}: dictionaries that rebuild rows of width {d_out}, not {d_out_of(source)}; evaluate "
+            f"with the --target they were trained on"
+        )
+    trained = grid.artifact.info.get("sites")
+    if trained and trained != origin.get("sites"):
+        raise UsageError(
+            f"{grid.artifact.path}: dictionaries of {', '.join(trained)}, not of {', '.join(origin.get('sites', []))}; "
+            f"evaluate on the same sites in the same order, the first one first and the others with --others"
+        )
 
 
 def _check_model(activations: Artifact, network: LanguageModel) -> None:
@@ -184,4 +231,15 @@ def _check_model(activations: Artifact, network: LanguageModel) -> None:
         raise UsageError(
             f"model (={given.path}): not the one that {activations.path} was harvested from ({harvested.path}); "
             f"name that one with --model"
+        )
+
+
+def _check_order(source: AnySource, network: LanguageModel) -> None:
+    if not isinstance(source, Pairs):
+        return
+    site, target, order = source.inputs.site, source.targets.site, network.sites()
+    if order.index(target) < order.index(site):
+        raise UsageError(
+            f"target (={target}): is computed before {site}, so what is rebuilt from that cannot be spliced in there; "
+            f"leave out --model, or train with --target on a site that comes after the input"
         )

@@ -1,7 +1,7 @@
 """Scores of dictionaries side by side: how well each rebuilds held-out rows, and which features they share.
 
 Both take dictionaries that are in memory; `evaluate.py` writes them down. Undefined scores are None, never 0.
-Shapes: B rows, D = d_in.
+Shapes: B rows, D = d_in, E = d_out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from monosemy.data.source import Source, held_out_pairs, n_held_out
+from monosemy.data.source import AnySource, held_out_pairs, n_held_out, widths_of
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.metrics.fidelity import Fidelity
 from monosemy.metrics.recovery import mmcs, shared
@@ -21,14 +21,16 @@ BATCH = 4096
 SETTING = ("variant", "l1", "k", "noise")  # what a dictionary shares with the larger ones it is compared with
 
 
-def fidelity_of(dictionaries: Sequence[Dictionary], source: Source, limit: int, device: torch.device) -> list[Fidelity]:
-    """One pass over up to `limit` held-out rows."""
-    collectors = [Fidelity(dictionary) for dictionary in dictionaries]
+def fidelity_of(
+    dictionaries: Sequence[Dictionary], source: AnySource, limit: int, device: torch.device
+) -> list[Fidelity]:
+    """One pass over up to `limit` held-out rows; site by site as well where a row is made of several."""
+    collectors = [Fidelity(dictionary, widths_of(source)) for dictionary in dictionaries]
     total = n_held_out(source, limit)
     with Progress("fidelity", total, unit="rows") as bar:
-        for x_BD, target_BD in held_out_pairs(source, BATCH, total):
+        for x_BD, target_BE in held_out_pairs(source, BATCH, total):
             for collector in collectors:
-                collector.add(x_BD.to(device), target_BD.to(device))
+                collector.add(x_BD.to(device), target_BE.to(device))
             bar.advance(len(x_BD))
     return collectors
 

@@ -165,7 +165,7 @@ def learn_pictures(draft: Draft, world: World, scale: Scale) -> list[dict[str, A
         l1=scale.l1,
         lr=PICTURE_LR,
         scale="none",
-        decoder_bias=False,
+        b_dec="none",
         batch=scale.batch,
         steps=scale.epochs * per_epoch,
         watch=watch,

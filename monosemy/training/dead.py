@@ -14,7 +14,7 @@ so auxk does not revive what a very negative bias has killed; ghost and resample
 
 `resample` is in `resample.py`.
 
-Shapes: M members, B rows, N width, D = d_in, U = dead features of one member.
+Shapes: B rows, N width, D = d_in, E = d_out, U = dead features of one member.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Literal, get_args
 
 import torch
 
-from monosemy.dictionaries.dictionary import Params, Workspace
+from monosemy.dictionaries.variant import Params
+from monosemy.kernels.firings import Extra
 from monosemy.runtime import UsageError, check_choices
 
 Remedy = Literal["none", "resample", "ghost", "auxk"]
@@ -76,40 +77,38 @@ class DeadSettings:
         return self.remedy == "resample" and step <= last and step % self.resample_every == 0
 
 
-def add_dead_gradients(
-    settings: DeadSettings, params: Params, seen: torch.Tensor, dead_MN: torch.Tensor, work: Workspace
-) -> None:
-    """Add the gradient of ghost's or auxk's loss to `work.grads`.
+def dead_gradient(
+    settings: DeadSettings, params: Params, seen_BD: torch.Tensor, residual_BE: torch.Tensor, dead_N: torch.Tensor
+) -> Extra | None:
+    """The gradient of ghost's or auxk's loss by one member's effective weights; None where nothing is dead.
 
-    `seen` is what the encoder was given, `x_BD` or `x_MBD`; the residuals x̂ − target are read from the workspace.
+    `seen_BD` is what the encoder was given, `residual_BE` x̂ − target.
     """
-    encoder = "W_enc" if "W_enc" in params else "W_dec"  # tied: one matrix in both roles
-    for m in dead_MN.any(dim=1).nonzero().flatten().tolist():
-        dead_U = dead_MN[m].nonzero().flatten()
-        x_BD = seen if seen.ndim == 2 else seen[m]
-        W_dec_UD = params["W_dec"][m, dead_U]
-        z_BU = torch.addmm(params["b_enc"][m, dead_U], x_BD, params[encoder][m, dead_U].T)
-        if settings.remedy == "ghost":
-            # Shifting z by a row's largest changes ô by a factor that q takes back, and cannot overflow.
-            codes_BU = slope_BU = (z_BU - z_BU.amax(dim=1, keepdim=True)).exp()
-            dout_BD = _ghost(codes_BU @ W_dec_UD, work.residual_MBD[m])
-        else:
-            top_BK = z_BU.topk(min(settings.aux_k, len(dead_U)), dim=1).indices
-            slope_BU = torch.zeros_like(z_BU).scatter_(1, top_BK, 1.0)
-            codes_BU = z_BU * slope_BU
-            dout_BD = (codes_BU @ W_dec_UD + work.residual_MBD[m]) * (2 * AUXK_WEIGHT / len(x_BD))
-        dz_BU = (dout_BD @ W_dec_UD.T) * slope_BU
-        work.grads["W_dec"][m].index_add_(0, dead_U, codes_BU.T @ dout_BD)
-        work.grads[encoder][m].index_add_(0, dead_U, dz_BU.T @ x_BD)
-        work.grads["b_enc"][m].index_add_(0, dead_U, dz_BU.sum(dim=0))
+    dead_U = dead_N.nonzero().flatten()
+    if len(dead_U) == 0:
+        return None
+    encoder_UD = params.get("W_enc", params["W_dec"])[dead_U]  # tied: one matrix in both roles
+    W_dec_UE = params["W_dec"][dead_U]
+    z_BU = torch.addmm(params["b_enc"][dead_U], seen_BD, encoder_UD.T)
+    if settings.remedy == "ghost":
+        # Shifting z by a row's largest changes ô by a factor that q takes back, and cannot overflow.
+        codes_BU = slope_BU = (z_BU - z_BU.amax(dim=1, keepdim=True)).exp()
+        dout_BE = _ghost(codes_BU @ W_dec_UE, residual_BE)
+    else:
+        top_BK = z_BU.topk(min(settings.aux_k, len(dead_U)), dim=1).indices
+        slope_BU = torch.zeros_like(z_BU).scatter_(1, top_BK, 1.0)
+        codes_BU = z_BU * slope_BU
+        dout_BE = (codes_BU @ W_dec_UE + residual_BE) * (2 * AUXK_WEIGHT / len(seen_BD))
+    dz_BU = (dout_BE @ W_dec_UE.T) * slope_BU
+    return Extra(dead_U, codes_BU.T @ dout_BE, dz_BU.T @ seen_BD, dz_BU.sum(dim=0))
 
 
-def _ghost(out_BD: torch.Tensor, residual_BD: torch.Tensor) -> torch.Tensor:
+def _ghost(out_BE: torch.Tensor, residual_BE: torch.Tensor) -> torch.Tensor:
     """∂L/∂ô of the ghost loss, from ô and x̂ − target."""
-    tiny = torch.finfo(out_BD.dtype).tiny
-    error_B1 = torch.linalg.vector_norm(residual_BD, dim=1, keepdim=True)
-    q_B1 = error_B1 / (2 * torch.linalg.vector_norm(out_BD, dim=1, keepdim=True)).clamp_min(tiny)
-    miss_BD = q_B1 * out_BD + residual_BD
-    s_B1 = error_B1.square() / miss_BD.square().sum(dim=1, keepdim=True).clamp_min(tiny)
-    gradient_BD: torch.Tensor = miss_BD * (s_B1 * q_B1 * (2 / len(out_BD)))
-    return gradient_BD
+    tiny = torch.finfo(out_BE.dtype).tiny
+    error_B1 = torch.linalg.vector_norm(residual_BE, dim=1, keepdim=True)
+    q_B1 = error_B1 / (2 * torch.linalg.vector_norm(out_BE, dim=1, keepdim=True)).clamp_min(tiny)
+    miss_BE = q_B1 * out_BE + residual_BE
+    s_B1 = error_B1.square() / miss_BE.square().sum(dim=1, keepdim=True).clamp_min(tiny)
+    gradient_BE: torch.Tensor = miss_BE * (s_B1 * q_B1 * (2 / len(out_BE)))
+    return gradient_BE

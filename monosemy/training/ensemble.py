@@ -1,59 +1,69 @@
 """M dictionaries of one variant and width, stepped together.
 
-A step: gradients by hand (the variant's, and a remedy's for dead features), the part of them along the unit-norm
-decoder rows taken out, fused Adam, rows put back to norm 1. Adam is torch's own, over one parameter group for each run
-of members with equal learning rate.
+A step: gradients by hand (the variant's, and a remedy's for dead features), clipped where asked, and one kernel that
+takes out what is along unit-norm decoder rows, moves every row by Adam and restores its norm. Codes are treated as dense
+for the whole stack, or member by member as sparse (`sparse_step.py`), whichever is cheaper at their density.
 
-Shapes: M members, B rows, N width, D = d_in.
+A member whose loss is not finite is left as it was before that step, while the others go on.
+
+Shapes: M members, B rows, N width, D = d_in, E = d_out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from functools import cached_property
 
 import torch
 
-from monosemy.data.rows import RowStatistics
-from monosemy.dictionaries.dictionary import Dictionary, Hyper, Params, Shape, StepStatistics, Variant, Workspace
+from monosemy.dictionaries.dictionary import Dictionary
+from monosemy.dictionaries.sparse import PIECE, Encoder, SparseVariant
 from monosemy.dictionaries.store import VARIANTS
-from monosemy.runtime import generator_for
-from monosemy.training.dead import add_dead_gradients
+from monosemy.dictionaries.variant import Hyper, Params, Shape, StepStatistics, Variant, Workspace, member_of
+from monosemy.kernels.choose import kernels_for
+from monosemy.kernels.firings import AdamStep
+from monosemy.runtime import DTYPES, UsageError, generator_for
+from monosemy.training import dense_step, sparse_step
+from monosemy.training.compute import MEASURE_EVERY, sparse_from_now_on
+from monosemy.training.dead import dead_gradient
+from monosemy.training.frame import Framed
+from monosemy.training.optimiser import BETAS, EPS, Moments, Rates
 from monosemy.training.resample import copies, replace_features
 from monosemy.training.settings import Member, TrainSettings
-
-BETAS = (0.9, 0.999)
+from monosemy.training.sparse_step import SparseWork
 
 
 class Ensemble:
-    """A stack in training. `members` are alike in variant and width and ordered by learning rate."""
+    """A stack in training. `members` are alike in variant and width."""
 
     def __init__(
-        self,
-        members: Sequence[Member],
-        settings: TrainSettings,
-        statistics: RowStatistics,
-        device: torch.device,
-        batch: int,
+        self, members: Sequence[Member], settings: TrainSettings, frame: Framed, device: torch.device, batch: int
     ) -> None:
-        self.members = sorted(members, key=lambda member: member.lr)
+        self.members = list(members)
         self.variant: Variant = VARIANTS[self.members[0].variant]
-        self.device, self.settings = device, settings
-        self.scale = 1.0 / statistics.mean_norm if settings.scale == "unit" and statistics.mean_norm > 0 else 1.0
-        mean_D = statistics.mean_D * self.scale if settings.decoder_bias else None
-        self.shape = Shape(len(self.members), len(statistics.mean_D), self.members[0].width, batch)
-        params = self.variant.init(self.shape, [member.seed for member in self.members], mean_D)
-        self.params: Params = {name: tensor.to(device) for name, tensor in params.items()}
-        self.work = Workspace.of(self.shape, self.params)
+        self.device, self.settings, self.frame = device, settings, frame
+        self._seen_D, self._target_E = frame.scaling.seen_D.to(device), frame.scaling.target_E.to(device)
+        self.shape = Shape(
+            len(self.members), frame.d_in, self.members[0].width, batch, frame.d_out, frame.sites
+        )
+        params = self.variant.init(self.shape, [member.seed for member in self.members], frame.centre)
+        self.params: Params = {name: tensor.contiguous().to(device) for name, tensor in params.items()}
+        self.trained = {name: tensor for name, tensor in self.params.items() if name not in self.variant.tracked}
+        self.moments = Moments.zeros(self.trained)
+        self.average = {name: tensor.clone() for name, tensor in self.trained.items()} if settings.optimiser.ema else {}
         self.hyper = self._hyper()
         # Only an L1 penalty can do without unit rows: rescaling rows would change which k codes are the largest.
-        self.unit_norm = settings.penalty != "norm-weighted" or self.variant.sparsity != "l1"
-        self.adam = self._adam()
+        weighted = settings.penalty == "norm-weighted" and self.variant.sparsity == "l1"
+        self.unit_norm = not (weighted or self.variant.free_norms)
+        self.kernels = kernels_for(settings.compute.kernels, device)
+        self.sparse = self.sparse_next = self._sparse_from_the_start()
         self.step_count = 0
         self.last_rows_BD: torch.Tensor | None = None
-        self.last_fired_MN = torch.zeros(self.shape.members, self.shape.width, dtype=torch.int64, device=device)
-        self.resampled_MN = torch.full_like(self.last_fired_MN, -settings.dead.resample_warmup)
+        zeros_MN = torch.zeros(self.shape.members, self.shape.width, dtype=torch.int64, device=device)
+        self.last_fired_MN, self.resampled_MN = zeros_MN, zeros_MN - settings.dead.resample_warmup
+        self.failed_M = zeros_MN[:, 0].clone()  # the step whose loss was not finite; 0: none
+        self.lr_M = torch.tensor([member.lr for member in self.members], device=device)
 
     def _hyper(self) -> Hyper:
         weights = [member.penalty_weight(self.settings.penalty, self.shape.d_in) for member in self.members]
@@ -62,165 +72,249 @@ class Ensemble:
         noise_M = None
         if self.variant.noisy:
             noise_M = torch.tensor([member.noise or 0.0 for member in self.members], device=self.device)
-        return Hyper(l1_M, k_M, self.settings.penalty == "norm-weighted", noise_M)
+        weighted, dtype = self.settings.penalty == "norm-weighted", DTYPES[self.settings.compute.dtype]
+        return Hyper(l1_M, k_M, weighted, noise_M, sites=self.shape.sites, dtype=dtype)
 
-    def _adam(self) -> torch.optim.Adam:
-        groups = []
-        first = 0
-        for lr, run in groupby(self.members, key=lambda member: member.lr):
-            last = first + len(list(run))
-            slices = []
-            for name, tensor in self.params.items():
-                piece = tensor[first:last]
-                piece.grad = self.work.grads[name][first:last]
-                slices.append(piece)
-            groups.append({"params": slices, "lr": lr, "full_lr": lr})
-            first = last
-        return torch.optim.Adam(groups, betas=BETAS, fused=True)
+    def _sparse_from_the_start(self) -> bool:
+        way = self.settings.compute.way
+        if not isinstance(self.variant, SparseVariant):
+            if way == "sparse":
+                raise UsageError(f"`way` (=sparse): the variant {self.variant.name} has dense steps only; use auto")
+            return False
+        if way != "auto":
+            return way == "sparse"
+        density = max(member.k or 0 for member in self.members) / self.shape.width
+        return self.variant.counted and sparse_from_now_on(density, self.kernels.name, sparse_now=False)
 
-    def hyper_now(self, l1_factor: float = 1.0) -> Hyper:
+    @cached_property
+    def work(self) -> Workspace:
+        """Buffers of dense steps."""
+        return Workspace.of(self.shape, self.trained)
+
+    @cached_property
+    def sparse_work(self) -> SparseWork:
+        """Buffers of sparse steps."""
+        assert isinstance(self.variant, SparseVariant)
+        shape, example = self.shape, self.params["W_dec"]
+        rows = max(1, min(shape.batch, PIECE // shape.width))
+        levels = len(self.variant.levels(shape.width))
+        return SparseWork(
+            example.new_empty(rows, shape.width), example.new_empty(shape.members, levels, shape.batch, shape.d_out)
+        )
+
+    @property
+    def residual_MBE(self) -> torch.Tensor:
+        """x̂ − target of the last step's rows, in the units of training."""
+        return self.sparse_work.residual_MBE if self.sparse else self.work.residual_MBE
+
+    def hyper_now(self, l1_factor: float = 1.0, progress: float = 1.0) -> Hyper:
         """The members' numbers at the coming step, with its noise for variants that want it."""
         noise_BD = None
         if self.variant.noisy:
             generator = generator_for("noise", self.step_count, device=self.device)
             shape = (self.shape.batch, self.shape.d_in)
             noise_BD = torch.randn(shape, generator=generator, device=self.device)
-        return replace(self.hyper, l1_M=self.hyper.l1_M * l1_factor, noise_BD=noise_BD)
+        l1_M = self.hyper.l1_M * l1_factor
+        return replace(self.hyper, l1_M=l1_M, noise_BD=noise_BD, progress=progress, sparsity=l1_factor)
 
     def step(
         self,
         x_BD: torch.Tensor,
         lr_factor: float = 1.0,
         l1_factor: float = 1.0,
-        target_BD: torch.Tensor | None = None,
+        target_BE: torch.Tensor | None = None,
+        progress: float = 1.0,
     ) -> StepStatistics:
-        """One step of every member on the same raw rows (on this ensemble's device), towards `target_BD` if given."""
-        hyper = self.hyper_now(l1_factor)
-        rows_BD = self.last_rows_BD = self._scaled(x_BD)
-        target_BD = None if target_BD is None else self._scaled(target_BD)
-        statistics = self.variant.gradients(self.params, rows_BD, hyper, self.work, target_BD)
-        if self.settings.dead.remedy in ("ghost", "auxk") and (dead_MN := self.dead_MN()).any():
-            seen = self.variant.seen(rows_BD, hyper)
-            add_dead_gradients(self.settings.dead, self.params, seen, dead_MN, self.work)
-        if self.unit_norm:
-            self._project_gradient()
-        for group in self.adam.param_groups:
-            group["lr"] = group["full_lr"] * lr_factor
-        self._adam_step()
-        if self.unit_norm:
-            self._restore_norm()
+        """One step of every member on the same raw rows (on this ensemble's device), towards `target_BE` if given."""
+        self._go_the_chosen_way()
+        hyper = self.hyper_now(l1_factor, progress)
+        rows_BD = self.last_rows_BD = x_BD * self._seen_D
+        target_BE = rows_BD if target_BE is None else target_BE * self._target_E
+        dead_MN = self.dead_MN() if self.settings.dead.remedy in ("ghost", "auxk") else None
+        one_step = self._sparse_step if self.sparse else self._dense_step
+        statistics = one_step(rows_BD, target_BE, hyper, dead_MN, lr_factor)
         self.step_count += 1
         self.last_fired_MN.masked_fill_(statistics.fired_MN, self.step_count)
+        self._track(statistics, hyper)
+        for name, average in self.average.items():
+            average.lerp_(self.params[name], 1 - self.settings.optimiser.ema)
+        self._measure_density()
         return statistics
+
+    def _dense_step(
+        self, rows_BD: torch.Tensor, target_BE: torch.Tensor, hyper: Hyper, dead_MN: torch.Tensor | None, factor: float
+    ) -> StepStatistics:
+        """Gradients of the whole stack, then one kernel a parameter."""
+        statistics = self.variant.gradients(self.params, rows_BD, hyper, self.work, target_BE)
+        if dead_MN is not None:
+            seen = self.variant.seen(rows_BD, hyper)
+            dense_step.add_dead_gradients(
+                self.settings.dead, self.variant.effective(self.params), seen, dead_MN, self.work
+            )
+        self.variant.chain(self.params, self.work.grads)
+        self._note_failures(statistics)
+        dense_step.update(
+            self.variant, self.trained, self.work.grads, self.moments, AdamStep(*BETAS, EPS, self.step_count + 1),
+            self._rates(factor), self.kernels, unit=self.unit_norm, clip=self.settings.optimiser.clip,
+        )  # fmt: skip
+        return statistics
+
+    def _sparse_step(
+        self, rows_BD: torch.Tensor, target_BE: torch.Tensor, hyper: Hyper, dead_MN: torch.Tensor | None, factor: float
+    ) -> StepStatistics:
+        """Member by member, its gradients summed in the update."""
+        assert isinstance(self.variant, SparseVariant)
+        work, adam = self.sparse_work, AdamStep(*BETAS, EPS, self.step_count + 1)
+        rows_BD, target_BE = rows_BD.contiguous(), target_BE.contiguous()
+        found = []
+        for m in range(len(self)):
+            params, numbers = member_of(self.params, m), hyper.member(m)
+            seen_BD = self.variant.seen(rows_BD, numbers)
+            made, statistics = sparse_step.forward(
+                self.variant, params, seen_BD, target_BE, numbers, self.kernels, work, m
+            )
+            self._note_failures(statistics, m)
+            extra = None
+            if dead_MN is not None:
+                extra = dead_gradient(self.settings.dead, params, seen_BD, self.residual_MBE[m], dead_MN[m])
+            rates = self._rates(factor)
+            sparse_step.update(
+                self.variant, params, member_of(self.moments.mean, m), member_of(self.moments.square, m), made,
+                seen_BD, work.residual_MGBE[m], extra, adam, Rates(rates.feature_MN[m], rates.member_M[m]), self.kernels,
+                unit=self.unit_norm, clip=self.settings.optimiser.clip,
+            )  # fmt: skip
+            found.append(statistics)
+        return StepStatistics.joined(found)
+
+    def _go_the_chosen_way(self) -> None:
+        if self.sparse != self.sparse_next:
+            self.__dict__.pop("sparse_work" if self.sparse else "work", None)  # its buffers are not needed any more
+            self.sparse = self.sparse_next
+
+    def _measure_density(self) -> None:
+        """Every so often, choose the next steps' way by the density of codes, where nothing says how many there are."""
+        measured = isinstance(self.variant, SparseVariant) and not self.variant.counted
+        if measured and self.settings.compute.way == "auto" and self.step_count % MEASURE_EVERY == 0:
+            density = float(self._l0_M().mean()) / self.shape.width
+            self.sparse_next = sparse_from_now_on(density, self.kernels.name, self.sparse)
+
+    def _rates(self, factor: float) -> Rates:
+        """The coming step's: of features [M, N] and members [M]. A resampled feature's rise from 0."""
+        lr_M = torch.where(self.failed_M > 0, -1.0, self.lr_M * factor)
+        lr_MN = lr_M[:, None].expand(-1, self.shape.width)
+        if self.settings.dead.remedy == "resample":
+            warmup = self.settings.dead.resample_warmup
+            lr_MN = lr_MN * ((self.step_count - self.resampled_MN + 1) / warmup).clamp_max(1.0)
+        return Rates(lr_MN.contiguous(), lr_M)
+
+    def _note_failures(self, statistics: StepStatistics, member: int | None = None) -> None:
+        failed_M = self.failed_M if member is None else self.failed_M[member : member + 1]
+        now_M = ~statistics.loss_M.isfinite() & (failed_M == 0)
+        failed_M.masked_fill_(now_M, self.step_count + 1)
+
+    def _track(self, statistics: StepStatistics, hyper: Hyper) -> None:
+        if not self.variant.tracked:
+            return
+        before = {name: self.params[name].clone() for name in self.variant.tracked}
+        self.variant.track(self.params, statistics, hyper)
+        for name, old in before.items():
+            failed = (self.failed_M > 0).reshape(-1, *[1] * (old.ndim - 1))
+            self.params[name].copy_(torch.where(failed, old, self.params[name]))
 
     def dead_MN(self) -> torch.Tensor:
         """Which features were not active in the last `dead_after` steps."""
         return self.step_count - self.last_fired_MN >= self.settings.dead.dead_after
 
-    def resample(self, target_BD: torch.Tensor) -> None:
+    def resample(self, target_BE: torch.Tensor) -> None:
         """Give dead features new weights, from the raw rows that the last step was to reconstruct (`resample.py`)."""
-        target_BD, above = self._scaled(target_BD), self.settings.dead.copy_above
-        dead_MN = self.dead_MN() | torch.stack([copies(W_ND, above) for W_ND in self.params["W_dec"]])
+        above = self.settings.dead.copy_above
+        target_BE = target_BE * self._target_E
+        seen = None
+        if self.frame.paired and self.last_rows_BD is not None:
+            centre_D = self.frame.centre.seen_D.to(self.device) if self.frame.centre else 0 * self.last_rows_BD[0]
+            seen = (self.last_rows_BD, centre_D)
+        dead_MN = self.dead_MN() | torch.stack([copies(W_NE, above) for W_NE in self.params["W_dec"]])
         for m in dead_MN.any(dim=1).nonzero().flatten().tolist():
-            one = {name: tensor[m] for name, tensor in self.params.items()}
+            one = member_of(self.params, m)
             generator = generator_for("resample", self.members[m].seed, self.step_count)
-            replaced_U = replace_features(one, target_BD, self.work.residual_MBD[m], dead_MN[m], generator)
-            for moment_NX in self._moments(m):
-                moment_NX[replaced_U] = 0
+            replaced_U = replace_features(one, target_BE, self.residual_MBE[m], dead_MN[m], generator, seen)
+            self.variant.revive(one, replaced_U)
+            self.moments.forget(m, replaced_U, self.variant.of_member)
             # Not dead until it had the time to fire.
             self.last_fired_MN[m, replaced_U] = self.resampled_MN[m, replaced_U] = self.step_count
 
-    def _moments(self, member: int) -> list[torch.Tensor]:
-        """Adam's running means of what a member has of each feature."""
-        first = 0
-        for group in self.adam.param_groups:
-            pieces = dict(zip(self.params, group["params"], strict=True))
-            members = len(pieces["W_dec"])
-            if member < first + members:
-                own = [self.adam.state[piece] for name, piece in pieces.items() if name != "b_dec"]
-                return [state[moment][member - first] for state in own for moment in ("exp_avg", "exp_avg_sq")]
-            first += members
-        raise IndexError(member)
-
-    def _adam_step(self) -> None:
-        """Adam's step; a feature resampled lately takes only part of its own."""
-        if self.settings.dead.remedy != "resample":
-            self.adam.step()
-            return
-        age_MN, warmup = self.step_count - self.resampled_MN, self.settings.dead.resample_warmup
-        young = (age_MN < warmup).nonzero(as_tuple=True)
-        names = [name for name in self.params if name != "b_dec"]
-        before = {name: self.params[name][young] for name in names}
-        self.adam.step()
-        part_U = (age_MN[young] + 1) / warmup
-        for name, old in before.items():
-            part = part_U if old.ndim == 1 else part_U[:, None]
-            self.params[name][young] = torch.lerp(old, self.params[name][young], part)
-
-    def _scaled(self, x_BD: torch.Tensor) -> torch.Tensor:
-        return x_BD if self.scale == 1.0 else x_BD * self.scale
-
-    def _project_gradient(self) -> None:
-        """Take out what would change the rows' length: the gradient of the loss as a function of the direction."""
-        W_dec_MND, grad_MND = self.params["W_dec"], self.work.grads["W_dec"]
-        along_MN = torch.linalg.vecdot(grad_MND, W_dec_MND)
-        grad_MND.addcmul_(W_dec_MND, along_MN[:, :, None], value=-1)
-
-    def _restore_norm(self) -> None:
-        W_dec_MND = self.params["W_dec"]
-        W_dec_MND.div_(torch.linalg.vector_norm(W_dec_MND, dim=2, keepdim=True))
-
-    def metrics(self, statistics: StepStatistics) -> list[dict[str, float]]:
+    def metrics(self, statistics: StepStatistics) -> list[dict[str, float | None]]:
         """Loss parts, mean L0 of the last step's rows (as the dictionary is after it, without noise) and dead features,
         one dict a member. Counted here, since counting would be a twentieth of every step."""
-        assert self.last_rows_BD is not None, "metrics are a step's"
-        l0_M = self.variant.mean_l0(self.params, self.last_rows_BD, self.hyper, self.work)
-        dead_M = self.dead_MN().sum(dim=1)
         columns = {
             "loss": statistics.loss_M,
             "reconstruction": statistics.reconstruction_M,
-            "l0": l0_M,
-            "dead": dead_M,
+            "l0": self._l0_M(),
+            "dead": self.dead_MN().sum(dim=1),
         }
         rows = torch.stack([column.double() for column in columns.values()], dim=1).tolist()
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        found: list[dict[str, float | None]] = [dict(zip(columns, row, strict=True)) for row in rows]
+        for row, step in zip(found, self.failed_M.tolist(), strict=True):
+            if step:
+                row |= {"loss": None, "reconstruction": None, "failed": step}
+        return found
+
+    def failure(self, index: int) -> str | None:
+        """What is known of a member whose loss was not finite, or None."""
+        step, member = int(self.failed_M[index]), self.members[index]
+        if not step:
+            return None
+        largest = max(float(tensor[index].abs().max()) for tensor in self.params.values())
+        return (
+            f"the loss of {member} was not finite at step {step}, with weights of up to {largest:.3g}; "
+            f"lower its learning rate (={member.lr})"
+        )
+
+    def _l0_M(self) -> torch.Tensor:
+        assert self.last_rows_BD is not None, "metrics are a step's"
+        if not self.sparse:
+            return self.variant.mean_l0(self.params, self.last_rows_BD, self.hyper, self.work)
+        assert isinstance(self.variant, SparseVariant)
+        found = []
+        for m in range(len(self)):
+            params, numbers = member_of(self.params, m), self.hyper.member(m)
+            piece_RN, rows_BD = self.sparse_work.piece_RN, self.last_rows_BD
+            encoder = Encoder.of(params, rows_BD, numbers, self.kernels, piece_RN)
+            code_F = self.variant.codes(params, self.variant.choose(params, encoder, numbers), numbers)
+            found.append((code_F != 0).sum() / len(rows_BD))
+        return torch.stack(found)
+
+    def __len__(self) -> int:
+        return len(self.members)
 
     def export(self, index: int) -> Dictionary:
         """Member `index` of `members` as a dictionary for raw activations, on the CPU."""
-        params = {name: tensor[index].cpu().clone() for name, tensor in self.params.items()}
-        return self.variant.export(params, self.hyper.member(index), self.scale)
+        params = {name: tensor[index].cpu().clone() for name, tensor in {**self.params, **self.average}.items()}
+        return self.variant.export(params, self.hyper.member(index), self.frame.scaling)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that a step depends on, by name."""
-        state = {f"params.{name}": tensor for name, tensor in self.params.items()}
-        for group, settings in enumerate(self.adam.param_groups):
-            for place, piece in enumerate(settings["params"]):
-                for name, tensor in self.adam.state[piece].items():
-                    state[f"adam.{group}.{place}.{name}"] = tensor
-        state["last_fired"], state["resampled"] = self.last_fired_MN, self.resampled_MN
-        state["step_count"] = torch.tensor(self.step_count)
-        return state
+        groups = {
+            "params": self.params, "mean": self.moments.mean, "square": self.moments.square, "average": self.average
+        }  # fmt: skip
+        state = {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+        state |= {"last_fired": self.last_fired_MN, "resampled": self.resampled_MN, "failed": self.failed_M}
+        return {**state, "step_count": torch.tensor(self.step_count), "sparse": torch.tensor(self.sparse_next)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from what `state()` gave."""
-        for name, tensor in self.params.items():
-            tensor.copy_(state[f"params.{name}"])
-        for group, settings in enumerate(self.adam.param_groups):
-            for place, piece in enumerate(settings["params"]):
-                prefix = f"adam.{group}.{place}."
-                found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-                self.adam.state[piece] = {name: value.to(self.device).clone() for name, value in found.items()}
-        self.last_fired_MN.copy_(state["last_fired"])
-        self.resampled_MN.copy_(state["resampled"])
-        self.step_count = int(state["step_count"])
+        for name, tensor in self.state().items():
+            if name not in ("step_count", "sparse"):
+                tensor.copy_(state[name])
+        self.step_count, self.sparse_next = int(state["step_count"]), bool(state["sparse"])
 
 
 def ensembles_of(
-    members: Sequence[Member], settings: TrainSettings, statistics: RowStatistics, device: torch.device, batch: int
+    members: Sequence[Member], settings: TrainSettings, frame: Framed, device: torch.device, batch: int
 ) -> list[Ensemble]:
     """One stack for each variant and width (padding to the widest would cost more than it gives)."""
     kinds = dict.fromkeys((member.variant, member.width) for member in members)
     return [
-        Ensemble([m for m in members if (m.variant, m.width) == kind], settings, statistics, device, batch)
+        Ensemble([m for m in members if (m.variant, m.width) == kind], settings, frame, device, batch)
         for kind in kinds
     ]

@@ -1,13 +1,16 @@
 """The loop: batches in; checkpoints and metrics out; resume.
 
 It sees an iterator of `x_BD` and cannot tell stored rows from any others; where rows come in pairs, what is to be
-reconstructed is the `target_BD` beside them. Every batch is read once and stepped through every stack. A checkpoint
+reconstructed is the `target_BE` beside them. Every batch is read once and stepped through every stack. A checkpoint
 holds parameters, Adam's state and the step; since the rows' order is computed from the step, a run that goes on from
 any checkpoint ends bit for bit where the uninterrupted one does.
+
+A member whose loss is not finite stays as it was before that step and is named, with the step; the others go on.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,11 +22,11 @@ from monosemy.data.rows import RowSource
 from monosemy.files import load_tensors, save_tensors
 from monosemy.runtime import MetricLog, Progress, UsageError, full_rate_products
 from monosemy.training.ensemble import Ensemble
+from monosemy.training.frame import ROW_ORDER_SEED
 from monosemy.training.settings import TrainSettings
 
 CHECKPOINT_EVERY_S = 20.0
 LOG_EVERY = 50
-ROW_ORDER_SEED = 0
 
 Watch = Callable[[int, Sequence[Ensemble]], None]  # called with the steps done and the stacks
 
@@ -35,7 +38,7 @@ class PairedRows(Protocol):
     paired: bool
 
     def pairs(self, batch: int, seed: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """An endless stream of `x_BD` and `target_BD`, fp32, from batch number `start` on."""
+        """An endless stream of `x_BD` and `target_BE`, fp32, from batch number `start` on."""
         ...
 
 
@@ -46,12 +49,12 @@ def train_stacks(
     steps: int,
     folder: Path | None,
     watch: Watch | None = None,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | None]]:
     """Train all stacks for `steps` steps; the last metrics of every member, stack by stack.
 
     With a `folder`, metrics go to `metrics.jsonl` in it and checkpoints under `scratch/`; a checkpoint found there is
-    gone on from. `watch` is called before the first step and after each. Raises UsageError at NaN or Inf in the rows
-    or in a member's loss.
+    gone on from. `watch` is called before the first step and after each. Raises UsageError at NaN or Inf in the rows,
+    and where no member's loss is finite any more.
     """
     settings.dead.check_steps(steps, settings.schedule.decay)
     checkpoint = folder / "scratch" / "checkpoint.safetensors" if folder is not None else None
@@ -61,7 +64,8 @@ def train_stacks(
     members = sum(stack.shape.members for stack in stacks)
     stream = _stream(rows, batch, start)
     saved_at = time.monotonic()
-    metrics: list[dict[str, float]] = []
+    metrics: list[dict[str, float | None]] = []
+    failures = _failures(stacks)
     with full_rate_products(device), torch.no_grad(), Progress(f"train ×{members}", steps, start) as bar:
         if watch is not None and start == 0:
             watch(0, stacks)
@@ -70,18 +74,18 @@ def train_stacks(
             if pair is None:
                 raise UsageError(f"the rows ended after {step} of {steps} steps; lower `steps` or give more rows")
             x_BD = pair[0].to(device)
-            target_BD = None if pair[1] is None else pair[1].to(device)
+            target_BE = None if pair[1] is None else pair[1].to(device)
             factors = settings.schedule.factors(step, steps)
-            statistics = [stack.step(x_BD, *factors, target_BD) for stack in stacks]
+            statistics = [stack.step(x_BD, *factors, target_BE, progress=step / steps) for stack in stacks]
             done = step + 1
             if settings.dead.resamples_after(done, steps, settings.schedule.decay):
                 for stack in stacks:
-                    stack.resample(x_BD if target_BD is None else target_BD)
+                    stack.resample(x_BD if target_BE is None else target_BE)
             if watch is not None:
                 watch(done, stacks)
             if done % LOG_EVERY == 0 or done == steps:
                 metrics = [row for stack, found in zip(stacks, statistics, strict=True) for row in stack.metrics(found)]
-                _refuse_nan(stacks, metrics, done)
+                failures = _tell_of_failures(stacks, failures)
                 if log is not None:
                     log.write(done, {"members": metrics})
             # Never after the last step: a run that goes on must have a step to take its last metrics from.
@@ -119,10 +123,17 @@ def _resume(stacks: Sequence[Ensemble], path: Path | None) -> int:
     return int(state["step"])
 
 
-def _refuse_nan(stacks: Sequence[Ensemble], metrics: Sequence[dict[str, float]], step: int) -> None:
-    members = [member for stack in stacks for member in stack.members]
-    for member, row in zip(members, metrics, strict=True):
-        if not row["loss"] < float("inf"):
-            raise UsageError(
-                f"the loss of {member} is {row['loss']} at step {step}; lower its learning rate (={member.lr})"
-            )
+def _failures(stacks: Sequence[Ensemble]) -> list[str | None]:
+    """What went wrong with each member, None where nothing did."""
+    return [stack.failure(i) for stack in stacks for i in range(len(stack))]
+
+
+def _tell_of_failures(stacks: Sequence[Ensemble], before: Sequence[str | None]) -> list[str | None]:
+    """Say what is new; UsageError where no member is left."""
+    now = _failures(stacks)
+    new = [text for text, old in zip(now, before, strict=True) if text and not old]
+    if all(now):
+        raise UsageError(next(text for text in [*new, *now] if text))
+    for text in new:
+        print(f"monosemy: {text}; it stays as it was before that step, and the other members go on", file=sys.stderr)
+    return now

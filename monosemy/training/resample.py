@@ -14,24 +14,24 @@ later one is replaced where `copy_above` asks for it; this is ours, not the pape
 Unlike in the paper, the rows are those of one batch, drawn without repeats (two features of equal weights would stay
 equal), so no more features are replaced at a time than the batch has rows, and the loss is the error alone.
 
-Shapes: M members, B rows, N width, D = d_in, U = replaced features of one member.
+Shapes: B rows, N width, D = d_in, E = d_out, U = replaced features of one member.
 """
 
 from __future__ import annotations
 
 import torch
 
-from monosemy.dictionaries.dictionary import Params
+from monosemy.dictionaries.variant import Params
 from monosemy.metrics.recovery import BLOCK, unit
 
 ENCODER_SHARE = 0.2
 
 
 def draw_rows(
-    residual_BD: torch.Tensor, usable_B: torch.Tensor, count: int, generator: torch.Generator
+    residual_BE: torch.Tensor, usable_B: torch.Tensor, count: int, generator: torch.Generator
 ) -> torch.Tensor:
     """Up to `count` different rows (fewer where fewer are `usable` and in error), with probability ∝ ‖residual‖⁴."""
-    loss_B = torch.where(usable_B, residual_BD.square().sum(dim=1), 0).cpu().double()
+    loss_B = torch.where(usable_B, residual_BE.square().sum(dim=1), 0).cpu().double()
     weights_B = (loss_B / loss_B.max().clamp_min(torch.finfo(torch.float64).tiny)).square()
     count = min(count, int((weights_B > 0).sum()))
     if count == 0:
@@ -40,25 +40,32 @@ def draw_rows(
 
 
 def replace_features(
-    params: Params, target_BD: torch.Tensor, residual_BD: torch.Tensor, dead_N: torch.Tensor, generator: torch.Generator
+    params: Params,
+    target_BE: torch.Tensor,
+    residual_BE: torch.Tensor,
+    dead_N: torch.Tensor,
+    generator: torch.Generator,
+    seen: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """New weights for one member's dead features, in place (parameters without M); which ones got them: `replaced_U`.
 
-    `residual_BD` is x̂ − target of these rows.
+    `residual_BE` is x̂ − target of these rows. Where the encoder reads another site than is reconstructed, `seen` are
+    its rows `x_BD` and their centre.
     """
-    centre_D = params.get("b_dec", torch.zeros_like(target_BD[0]))
-    centred_BD = target_BD - centre_D
-    norm_B = torch.linalg.vector_norm(centred_BD, dim=1)
+    origin_E = params.get("b_dec", torch.zeros_like(target_BE[0]))
+    x_BD, origin_D = (target_BE, origin_E) if seen is None else seen
+    out_BE, in_BD = target_BE - origin_E, x_BD - origin_D
+    out_norm_B, in_norm_B = (torch.linalg.vector_norm(rows, dim=1) for rows in (out_BE, in_BD))
     dead_U = dead_N.nonzero().flatten()
-    rows_U = draw_rows(residual_BD, norm_B > 0, len(dead_U), generator).to(target_BD.device)
+    usable_B = (out_norm_B > 0) & (in_norm_B > 0)
+    rows_U = draw_rows(residual_BE, usable_B, len(dead_U), generator).to(target_BE.device)
     replaced_U = dead_U[: len(rows_U)]
-    direction_UD = centred_BD[rows_U] / norm_B[rows_U, None]
-    encoder_UD = direction_UD
+    encoder_UD = in_BD[rows_U] / in_norm_B[rows_U, None]
+    params["W_dec"][replaced_U] = out_BE[rows_U] / out_norm_B[rows_U, None]
     if "W_enc" in params:
-        encoder_UD = direction_UD * (ENCODER_SHARE * _mean_norm(params["W_enc"][~dead_N]))
+        encoder_UD = encoder_UD * (ENCODER_SHARE * _mean_norm(params["W_enc"][~dead_N]))
         params["W_enc"][replaced_U] = encoder_UD
-    params["W_dec"][replaced_U] = direction_UD
-    params["b_enc"][replaced_U] = -(encoder_UD @ centre_D)
+    params["b_enc"][replaced_U] = -(encoder_UD @ origin_D)
     return replaced_U
 
 

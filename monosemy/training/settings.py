@@ -2,7 +2,7 @@
 
 Everything that is not given follows from the data: width from d_in, learning rate from the width, steps from the
 number of rows. A grid is every combination of variant, width, the variant's own dials (L1 or k, noise), learning rate
-and seed. Settings that belong together are groups (`Schedule`, `DeadSettings`).
+and seed. Settings that belong together are groups (`Frame`, `Schedule`, `Optimiser`, `DeadSettings`, `Compute`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any, Literal, get_args
 
 from monosemy.dictionaries.store import VARIANTS
 from monosemy.runtime import UsageError, check_choices
+from monosemy.training.compute import Compute
 from monosemy.training.dead import DeadSettings
+from monosemy.training.frame import Frame
+from monosemy.training.optimiser import Optimiser
 from monosemy.training.schedule import Schedule
 
 Penalty = Literal["sum", "interim", "norm-weighted"]
-Scale = Literal["unit", "none"]
 
 WIDTH_OVER_D_IN = 2
 MIN_ROWS, MAX_ROWS = 1_000_000, 100_000_000  # what a run reads, unless `steps` says otherwise
@@ -31,7 +33,7 @@ class TrainSettings:
     """A grid of dictionaries and how they are trained."""
 
     variant: tuple[str, ...] = ("relu",)
-    """Kinds of dictionary: relu, tied, denoising, topk."""
+    """Kinds of dictionary; docs/which-dictionary.md says which to use when."""
     width: tuple[int, ...] = ()
     """Features of a dictionary (default: twice the width of the activations)."""
     l1: tuple[float, ...] = (0.06,)
@@ -47,23 +49,23 @@ class TrainSettings:
     penalty: Penalty = "sum"
     """What `l1` multiplies: the sum of the codes; `interim`: the sum over N, and the error over D (S4); or the sum
     weighted by the decoder's norms, which are then free."""
-    scale: Scale = "unit"
-    """Rescale the activations to mean norm 1 for training, so that `l1` means the same anywhere; folded back after."""
     batch: int = 1024
     """Rows a step."""
     steps: int | None = None
     """Steps (default: four passes over the rows, at least 1 M rows and at most 100 M)."""
+    frame: Frame = field(default_factory=Frame)
+    """How rows are scaled, and where b_dec starts."""
     schedule: Schedule = field(default_factory=Schedule)
-    """How the learning rate changes over the run."""
-    decoder_bias: bool = True
-    """Learn b_dec, starting at the mean of the rows."""
+    """How learning rate and sparsity change over the run."""
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    """Gradient clipping, averaged weights."""
     dead: DeadSettings = field(default_factory=DeadSettings)
     """When a feature counts as dead, and what is done then."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
+    compute: Compute = field(default_factory=Compute)
+    """On what, in which precision, with which kernels."""
 
     def __post_init__(self) -> None:
-        check_choices(self, penalty=get_args(Penalty), scale=get_args(Scale))
+        check_choices(self, penalty=get_args(Penalty))
         for name in ("variant", "l1", "k", "noise", "seed"):
             if not getattr(self, name):
                 raise UsageError(f"`{name}` is empty; give at least one value, or leave it out")

@@ -18,6 +18,7 @@ from monosemy.dictionaries.store import DictionaryStore, member_file, save_dicti
 from monosemy.draft import Draft
 from monosemy.runtime import UsageError, pick_device
 from monosemy.training.ensemble import Ensemble, ensembles_of
+from monosemy.training.frame import framed
 from monosemy.training.loop import Watch, train_stacks
 from monosemy.training.settings import Member, TrainSettings, default_steps, grid
 
@@ -35,7 +36,7 @@ def train(
     members = grid(settings, source.d_in)
     steps = settings.steps or default_steps(settings.batch, source.n_rows)
     config = {**asdict(settings), "width": list(dict.fromkeys(member.width for member in members)), "steps": steps}
-    del config["device"]
+    config["compute"] = {"dtype": settings.compute.dtype}  # on what it is computed changes rounding only
     parent, origin = origin_of(source)
 
     def write(draft: Draft) -> dict[str, Any]:
@@ -128,7 +129,9 @@ def _stacks(members: list[Member], settings: TrainSettings, rows: RowSource) -> 
         raise UsageError(
             "the grid holds the same member twice; name each variant, width, l1, k, noise, lr and seed once"
         )
-    return ensembles_of(members, settings, rows.statistics(), pick_device(settings.device), settings.batch)
+    return ensembles_of(
+        members, settings, framed(rows, settings.frame), pick_device(settings.compute.device), settings.batch
+    )
 
 
 def _rows(x: Any) -> RowSource:

@@ -1,0 +1,144 @@
+"""What `fronts.py` trains on the rows of a part: our variants and the peers' trainers.
+
+A run is one library and one seed: all its kinds at all their sparsities, on the same batches as everybody else's. Ours
+run with their defaults. Peers run with what their authors recommend: rows scaled as their training functions scale
+them, learning rate and sparsity warmed up, the rate falling to 0 over the last fifth (dictionary_learning's demo
+configuration, SAELens' tutorials), their own initial weights and auxiliary losses. Learning rates are their defaults,
+except where those are meant for a hundred times more steps: RATES, chosen among theirs, 1e-3 and 3e-3 by what they
+leave of the variance of `stories` (`fronts.py --rates` prints that table). An L1 is in units of rows of mean norm 1.
+
+Shapes: B rows, D = d_in, N = width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from front_parts import HELD_OUT, Part, fidelity_row, source_of
+from peers import Peer, dictionary_learning, saelens
+
+from monosemy.data.rows import RowSource
+from monosemy.dictionaries.dictionary import Dictionary
+from monosemy.dictionaries.store import VARIANTS
+from monosemy.metrics.scoring import fidelity_of
+from monosemy.runtime import Progress
+from monosemy.training.loop import ROW_ORDER_SEED
+from monosemy.training.sweep import fit_grid
+
+CANDIDATES = (
+    "relu", "tied", "denoising", "topk", "batchtopk", "jumprelu", "gated", "matryoshka", "panneal", "aligned",
+    "spikeslab",
+)  # fmt: skip
+OURS, SAELENS, LEARNING = "monosemy", "SAELens", "dictionary_learning"
+KINDS = {
+    SAELENS: ("standard", "gated", "topk", "batchtopk", "matryoshka", "jumprelu"),
+    LEARNING: ("standard", "gated", "panneal", "topk", "batchtopk", "matryoshka", "jumprelu"),
+}
+COUNTERPART = {"standard": "relu"}  # of a peer's kind among our variants, where the names differ
+TRIED = (1e-3, 3e-3)
+RATES: dict[tuple[str, str], float] = {}
+DECAY, NESTED = 0.2, (1 / 8, 3 / 8, 1 / 2)  # share of a run; Matryoshka's groups
+L0_PRICE = 0.6  # SAELens' JumpReLU: coefficient · k / D
+
+
+Ticker = Callable[[], None]
+
+
+def run(part: Part, library: str, seed: int, tick: Ticker) -> list[dict[str, Any]]:
+    """Train and score one library's dictionaries from one seed; `tick` is called after each step."""
+    source = source_of(part.name)
+    if library == OURS:
+        trained = _ours(part, source.rows, seed, tick)
+    else:
+        stream = source.rows.batches(part.batch, ROW_ORDER_SEED)
+        peers = peers_of(library, part, source.rows, seed)
+        for _ in range(part.steps):
+            x_BD = next(stream)
+            for _, peer in peers:
+                peer.step(x_BD)
+            tick()
+        trained = [(kind, peer.recipe, peer.dictionary()) for kind, peer in peers]
+    scores = source.score([dictionary for _, _, dictionary in trained])
+    about = {"part": part.name, "library": library, "seed": seed}
+    return [
+        {**about, "kind": kind, "recipe": recipe, **found}
+        for (kind, recipe, _), found in zip(trained, scores, strict=True)
+    ]
+
+
+def _ours(part: Part, rows: RowSource, seed: int, tick: Ticker) -> list[tuple[str, str, Dictionary]]:
+    found = fit_grid(
+        rows, variant=tuple(name for name in CANDIDATES if name in VARIANTS), width=part.width, k=part.k, l1=part.l1,
+        seed=seed, batch=part.batch, steps=part.steps, device="cpu", watch=lambda step, _: tick() if step else None,
+    )  # fmt: skip
+    return [
+        (m.variant, f"{m.variant}, {f'l1 {m.l1}' if m.l1 is not None else f'k {m.k}'}, lr {m.lr:.3g}", dictionary)
+        for m, dictionary in found
+    ]
+
+
+def peers_of(library: str, part: Part, rows: RowSource, seed: int, lr: float | None = None) -> list[tuple[str, Peer]]:
+    """Every kind of a library at every sparsity, with its kind; `lr` for all of them where it is given."""
+    statistics, d_in = rows.statistics(), rows.d_in
+    sizes = {"d_in": d_in, "width": part.width, "steps": part.steps, "seed": seed, "decay": DECAY}
+    if library == SAELENS:  # `expected_average_only_in`
+        make, more = saelens, {"batch": part.batch, "scale": math.sqrt(d_in) / statistics.mean_norm}
+    else:  # `normalize_activations`
+        make, more = dictionary_learning, {"scale": 1 / math.sqrt(statistics.mean_square_norm)}
+    found = []
+    for kind in KINDS[library]:
+        rate = lr or RATES.get((library, kind))
+        rated = {} if rate is None else {"lr": rate}
+        by_k = "topk" in kind or kind in ("matryoshka", "jumprelu")
+        for dial in part.k if by_k else part.l1:
+            options = _options(library, kind, dial, part, d_in)
+            found.append((kind, make(kind, **sizes, **more, **rated, **options)))
+    return found
+
+
+def _options(library: str, kind: str, dial: float, part: Part, d_in: int) -> dict[str, Any]:
+    width, rise = part.width, part.steps // 20
+    if library == LEARNING:
+        return {
+            "standard": {"l1_penalty": dial},
+            "gated": {"l1_penalty": dial},
+            "panneal": {"initial_sparsity_penalty": dial},
+            "jumprelu": {"target_l0": float(dial)},
+            "matryoshka": {"k": dial, "group_fractions": list(NESTED)},
+        }.get(kind, {"k": dial})
+    l1 = {"l1_coefficient": dial * math.sqrt(d_in), "l1_warm_up_steps": rise}
+    ends = [round(sum(NESTED[: level + 1]) * width) for level in range(len(NESTED))]
+    return {
+        "standard": l1,
+        "gated": l1,
+        "topk": {"k": dial},
+        "batchtopk": {"k": float(dial)},
+        "matryoshka": {"k": float(dial), "matryoshka_widths": ends},
+        "jumprelu": {"l0_coefficient": L0_PRICE * d_in / dial, "l0_warm_up_steps": rise},
+    }[kind]
+
+
+def rates_of(part: Part, library: str) -> list[dict[str, Any]]:
+    """What each kind leaves at its middle sparsity, with its own learning rate and others; one seed."""
+    source = source_of(part.name)
+    middle = replace(part, k=part.k[1:2], l1=part.l1[1:2])
+    rows = []
+    for lr in (None, *TRIED):
+        peers = peers_of(library, middle, source.rows, 0, lr)
+        stream = source.rows.batches(part.batch, ROW_ORDER_SEED)
+        with Progress(f"{library}, lr {lr}", part.steps) as bar:
+            for _ in range(part.steps):
+                x_BD = next(stream)
+                for _, peer in peers:
+                    peer.step(x_BD)
+                bar.advance()
+        found = fidelity_of([peer.dictionary() for _, peer in peers], source.rows, HELD_OUT, torch.device("cpu"))
+        rows += [
+            {"library": library, "recipe": peer.recipe, **fidelity_row(each)}
+            for (_, peer), each in zip(peers, found, strict=True)
+        ]
+    return sorted(rows, key=lambda row: row["recipe"])

@@ -1,0 +1,159 @@
+"""The two ways of a step agree: codes treated as dense, and as sparse, with every kernel that runs here."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+
+from monosemy.data.rows import ArrayRows
+from monosemy.dictionaries.batchtopk import BatchTopK, largest
+from monosemy.dictionaries.sparse import Encoder, SparseVariant
+from monosemy.dictionaries.store import VARIANTS
+from monosemy.kernels.choose import kernels_for
+from monosemy.kernels.firings import Firings
+from monosemy.runtime import UsageError
+from monosemy.training import compute
+from monosemy.training.ensemble import Ensemble
+from monosemy.training.frame import framed
+from monosemy.training.settings import grid
+from monosemy.training.sweep import fit, settings_from
+
+D, N, B = 12, 40, 50
+SPARSE = [name for name, variant in VARIANTS.items() if isinstance(variant, SparseVariant)]
+X = torch.randn(4000, D, generator=torch.Generator().manual_seed(0)) + 0.3
+
+
+def stack(name: str, **options: Any) -> Ensemble:
+    dials = {"width": N, "k": (3, 5), "l1": (0.1, 0.3), "noise": 0.1, "lr": (3e-3, 1e-2), "batch": B, "device": "cpu"}
+    settings = settings_from(variant=name, **{**dials, **options})
+    return Ensemble(grid(settings, D), settings, framed(ArrayRows(X), settings.frame), torch.device("cpu"), B)
+
+
+def steps(made: Ensemble, count: int, pairs: bool = False) -> list[Any]:
+    stream = ArrayRows(X).batches(B, 0)
+    found = []
+    for step in range(count):
+        x_BD = next(stream)
+        target_BE = x_BD.roll(1, dims=1) if pairs else None
+        found.append(made.step(x_BD, 0.5 + step / 40, 1.0, target_BE, progress=step / count))
+    return found
+
+
+@pytest.mark.parametrize("kernels", ["torch", "numba"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"b_dec": "none", "scale": "none"},
+        {"clip": 0.05},
+        {"remedy": "auxk", "dead_after": 3, "aux_k": 4},
+        {"remedy": "ghost", "dead_after": 3, "clip": 0.1},
+        {"penalty": "norm-weighted"},
+        {"scale": "whiten", "ema": 0.9},
+    ],
+    ids=lambda options: " ".join(map(str, options)) or "plain",
+)
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_steps_are_the_dense_ones(name: str, options: dict[str, Any], kernels: str) -> None:
+    """Twenty steps apart only by rounding, which Adam makes larger where gradients are near 0."""
+    pairs = VARIANTS[name].reads == "pairs"
+    dense, sparse = (stack(name, way=way, kernels=kernels, **options) for way in ("dense", "sparse"))
+    found = zip(steps(dense, 20, pairs), steps(sparse, 20, pairs), strict=True)
+    assert (dense.sparse, sparse.sparse) == (False, True)
+    for expected, got in found:
+        for each in fields(expected):
+            if each.name != "extra":
+                torch.testing.assert_close(getattr(got, each.name), getattr(expected, each.name), rtol=2e-3, atol=1e-4)
+    for group in ("params", "average"):
+        for key, tensor in getattr(dense, group).items():
+            torch.testing.assert_close(getattr(sparse, group)[key], tensor, rtol=0, atol=3e-4, msg=key)
+    torch.testing.assert_close(sparse.residual_MBE, dense.residual_MBE, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(sparse._l0_M().float(), dense._l0_M().float(), rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_one_sparse_step_has_the_gradients_of_the_dense_one(name: str) -> None:
+    """After one step from zero moments Adam's running mean is a tenth of the gradient itself."""
+    pairs = VARIANTS[name].reads == "pairs"
+    dense, sparse = (stack(name, way=way, kernels="numba") for way in ("dense", "sparse"))
+    for made in (dense, sparse):
+        steps(made, 1, pairs)
+    for key, tensor in dense.moments.mean.items():
+        torch.testing.assert_close(sparse.moments.mean[key], tensor, rtol=1e-4, atol=1e-7, msg=key)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_in_bf16_codes_are_chosen_roughly_and_valued_exactly(name: str) -> None:
+    """Of the chosen entries nearly all are those of fp32, with their fp32 values."""
+    made = stack(name, way="sparse", k=4, l1=0.1, lr=1e-2)
+    steps(made, 30, VARIANTS[name].reads == "pairs")
+    params = {key: tensor[0] for key, tensor in made.params.items()}
+    rows_BD = (X[:B] * made.frame.scaling.seen_D).contiguous()
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        hyper = made.hyper.member(0)
+        hyper.dtype = dtype
+        encoder = Encoder.of(params, rows_BD, hyper, made.kernels, torch.empty(B, N))
+        firings = made.variant.choose(params, encoder, hyper)  # type: ignore[attr-defined]
+        found.append(Firings(firings.start_B1, firings.feature_F, firings.value_F).dense(N))
+    exact_BN, rough_BN = found
+    both_BN = (exact_BN != 0) & (rough_BN != 0)
+    assert both_BN.sum() > 0.93 * (exact_BN != 0).sum()
+    torch.testing.assert_close(rough_BN[both_BN], exact_BN[both_BN], rtol=1e-4, atol=1e-5)
+
+
+def test_l1_goes_sparse_when_its_codes_are_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "SPARSE_BELOW", {"torch": 0.15, "numba": 0.15})
+    made = stack("relu", l1=1.0, lr=1e-2, kernels="numba")
+    seen = []
+    stream = ArrayRows(X).batches(B, 0)
+    for step in range(400):
+        made.step(next(stream), l1_factor=1.0 if step < 200 else 0.0)
+        density = float(made._l0_M().mean()) / N
+        seen.append((made.sparse, density))
+    assert not seen[0][0]
+    assert seen[199] == (True, pytest.approx(0, abs=0.15))
+    assert not seen[399][0]
+    assert seen[399][1] > 0.15 * compute.DENSE_ABOVE
+    changes = [step for step in range(1, 400) if seen[step][0] != seen[step - 1][0]]
+    assert all(step % compute.MEASURE_EVERY == 0 for step in changes)
+
+
+def test_the_batchs_largest_are_found_whatever_the_guess() -> None:
+    """From no threshold, a good one, one far too high and one far too low: always the B·k largest."""
+    made = stack("batchtopk", k=4, way="sparse", lr=1e-2)
+    steps(made, 30)
+    params, hyper = {key: tensor[0] for key, tensor in made.params.items()}, made.hyper.member(0)
+    rows_BD = (X[:B] * made.frame.scaling.seen_D).contiguous()
+    rows_BD[0] *= 30  # one row that takes more than its share
+    z_X = torch.relu(rows_BD @ params["W_enc"].T + params["b_enc"]).flatten()
+    brute_X = torch.zeros_like(z_X)
+    brute_X[z_X.topk(4 * B).indices] = z_X.topk(4 * B).values
+    good = float(params["threshold"])
+    assert good > 0
+    for guess in (-1.0, good, 100 * good, 1e-6 * good):
+        params["threshold"] = torch.tensor([guess])
+        encoder = Encoder.of(params, rows_BD, hyper, kernels_for("numba", "cpu"), torch.empty(7, N))
+        firings = BatchTopK().choose(params, encoder, hyper)
+        torch.testing.assert_close(firings.dense(N), brute_X.view(B, N), rtol=1e-4, atol=1e-5)
+
+
+def test_ties_and_nan_among_the_largest() -> None:
+    start = torch.tensor([0, 3, 3, 6])
+    feature = torch.tensor([0, 1, 2, 0, 1, 2])
+    tied = Firings(start, feature, torch.tensor([1.0, 2.0, 2.0, 2.0, 0.5, 2.0]))
+    kept = largest(tied, 3)
+    assert kept.feature_F.tolist() == [1, 2, 0]
+    assert kept.start_B1.tolist() == [0, 2, 2, 3]
+    assert largest(tied, 6) is tied
+    broken = largest(Firings(start, feature, torch.tensor([1.0, float("nan"), 2.0, 3.0, 0.5, 2.0])), 2)
+    assert broken.value_F.isnan().tolist() == [True, False]
+    assert broken.value_F[1] == 3
+
+
+def test_what_cannot_be_sparse_is_refused() -> None:
+    with pytest.raises(UsageError, match="`way`.*dense steps only"):
+        fit(X, variant="aligned", way="sparse", width=N, k=3, batch=B, steps=2)
