@@ -35,6 +35,7 @@ from monosemy.training.sweep import settings_from
 
 CLIP = 1.0
 LR = 1e-7
+SMALL = " (small)"
 LONG = 100_000  # steps of a run whose schedules do not end here
 PACKAGES = {"SAELens": "sae_lens", "dictionary_learning": "dictionary_learning", "sparsify": "sparsify"}
 
@@ -63,7 +64,14 @@ class Work:
         world = replace(self.world, d_in=64, features=min(self.world.features, 256), l0=min(self.world.l0, 8))
         widths = tuple(max(32, width // 32) for width in self.widths)
         return replace(
-            self, d_in=64, widths=widths, k=min(self.k, 16), batch=128, world=world, late_steps=min(self.late_steps, 20)
+            self,
+            name=self.name + SMALL,
+            d_in=64,
+            widths=widths,
+            k=min(self.k, 16),
+            batch=128,
+            world=world,
+            late_steps=min(self.late_steps, 20),
         )
 
 

@@ -2,6 +2,7 @@
 targets, with what was reached.
 
     .bench-env/bin/python benchmarks/steps.py [--work topk relu grid] [--rounds 5] [--bf16-rounds 2] [--shapes small]
+                                              [--no-memory]
 
 Every arm steps once a round, in turn, in one process, so that a machine whose speed drifts does so for all; a ratio is
 the median over rounds of theirs / ours. "Full rate": the peers as they are, with torch allowed the faster fp32
@@ -29,7 +30,19 @@ from typing import Any
 
 import torch
 from record import table, write_record
-from step_arms import WORKS, Arm, Work, at_full_rate, batches_of, encode_product, installed, ours, prepare, theirs
+from step_arms import (
+    SMALL,
+    WORKS,
+    Arm,
+    Work,
+    at_full_rate,
+    batches_of,
+    encode_product,
+    installed,
+    ours,
+    prepare,
+    theirs,
+)
 
 from monosemy.runtime import Progress
 
@@ -71,8 +84,8 @@ def names_of(work: Work, bf16: bool) -> list[str]:
     return names
 
 
-def measure(work: Work, folder: Path, bf16_rounds: int) -> dict[str, Found]:
-    """Time every arm of a work, in turn; then the memory of each, in a process of its own."""
+def measure(work: Work, folder: Path, bf16_rounds: int, peaks: bool) -> dict[str, Found]:
+    """Time every arm of a work, in turn; then the memory of each, in a process of its own, if `peaks`."""
     batches = batches_of(work, WARM_UP + work.rounds)
     arms: dict[str, Arm] = {}
     for name in names_of(work, bf16_rounds > 0):
@@ -90,8 +103,8 @@ def measure(work: Work, folder: Path, bf16_rounds: int) -> dict[str, Found]:
     density = {name: _density(arm, batches[-1]) if work.late_steps else None for name, arm in arms.items()}
     del arms
     gc.collect()
-    peaks = _peaks(work, list(times), folder)
-    return {name: Found(times[name], density[name], peaks[name]) for name in times}
+    peak = _peaks(work, list(times), folder) if peaks else {}
+    return {name: Found(times[name], density[name], peak.get(name)) for name in times}
 
 
 def _milliseconds(arm: Arm, x_BD: torch.Tensor) -> float:
@@ -114,8 +127,8 @@ def _peaks(work: Work, names: list[str], folder: Path) -> dict[str, float | None
     request = folder / "work.json"
     with Progress(f"memory: {work.name}", len(wanted), unit="arms") as bar:
         for name in wanted:
-            key = next(key for key, known in WORKS.items() if known.name == work.name)
-            request.write_text(json.dumps({"work": key, "small": work.d_in != WORKS[key].d_in, "arm": name}))
+            key = next(key for key, known in WORKS.items() if known.name == work.name.removesuffix(SMALL))
+            request.write_text(json.dumps({"work": key, "small": work.name.endswith(SMALL), "arm": name}))
             out = subprocess.run(
                 [sys.executable, __file__, "--memory", str(request)], check=True, stdout=subprocess.PIPE, text=True
             ).stdout
@@ -225,6 +238,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="rounds that count (default: 5 to 7)")
     parser.add_argument("--bf16-rounds", type=int, default=2, help="of these, rounds in which bf16 is measured, too")
     parser.add_argument("--shapes", choices=("full", "small"), default="full")
+    parser.add_argument("--no-memory", action="store_true", help="time only")
     parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
@@ -238,7 +252,7 @@ def main() -> None:
         if work.device == "cpu" or torch.cuda.is_available():
             with tempfile.TemporaryDirectory() as folder:
                 prepare(work, Path(folder))
-                found = measure(work, Path(folder), options.bf16_rounds)
+                found = measure(work, Path(folder), options.bf16_rounds, not options.no_memory)
             arms += details(work, found)
         summary += verdicts(work, found)
         print("\n".join(table(summary[-len(work.asked) :])), flush=True)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ STEPS = (
 LONG_STEPS = ("a common feature", "all fire", "some left alone, tied", "two levels")
 
 
+def small(name: str) -> Case:
+    """The case as it is on a device; for the interpreter of 11 features, 20 rows at most."""
+    case = CASES[name]
+    if CUDA or case.width <= 11:
+        return case
+    ends = tuple(end * 11 // case.width for end in case.ends)
+    return replace(case, rows=min(case.rows, 20), width=11, ends=ends)
+
+
 @pytest.fixture(autouse=True)
 def _numpy_is_quiet() -> Iterator[None]:
     """The interpreter computes in numpy, which would warn of every NaN that the cases put in."""
@@ -87,14 +97,13 @@ def test_topk_by_groups(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         check_topk(KERNELS, SELECTIONS[name](2, width), k, DEVICE)
 
 
-@pytest.mark.parametrize("name", ["random", "ties", "ones", "nan, inf and ties", "large and tiny"])
+@pytest.mark.parametrize("name", SELECTIONS if CUDA else ["ties", "ones", "nan, inf and ties"])
 @pytest.mark.parametrize("whole", [8, 4096])
 def test_topk_of_more_candidates_than_registers_hold(name: str, whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 32 candidates, so that ties are counted from one to the next."""
     monkeypatch.setattr(gpu_select, "RANKED_WHOLE", whole)
     monkeypatch.setattr(gpu_select, "HELD", 32)
-    check_topk(KERNELS, SELECTIONS[name](1, 70), 17, DEVICE)
-    check_topk(KERNELS, SELECTIONS[name](1, 301), 9, DEVICE)
+    check_topk(KERNELS, SELECTIONS[name](1, 170), 9, DEVICE)
 
 
 def test_topk_of_no_row() -> None:
@@ -126,9 +135,9 @@ def test_decode(name: str) -> None:
 def test_decode_and_dots_of_rows_longer_than_a_tile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of 0 to 37 firings, 8 at a time."""
     monkeypatch.setattr(gpu_decode, "LONGEST", 8)
-    case = CASES[name] if CUDA else Case(**{**vars(CASES[name]), "rows": 7})
+    case = CASES[name] if CUDA else replace(CASES[name], rows=7)
     check_decode(KERNELS, case, DEVICE)
-    check_dots(KERNELS, Case(**{**vars(case), "codes": "full"}), DEVICE)
+    check_dots(KERNELS, replace(case, codes="full"), DEVICE)
 
 
 @pytest.mark.parametrize("longest", [8, 128])
@@ -161,16 +170,16 @@ def test_columns(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES if CUDA else STEPS)
 def test_square_norms_and_update(name: str) -> None:
-    check_square_norms(KERNELS, CASES[name], DEVICE)
-    check_update(KERNELS, CASES[name], DEVICE)
+    check_square_norms(KERNELS, small(name), DEVICE)
+    check_update(KERNELS, small(name), DEVICE)
 
 
 @pytest.mark.parametrize("name", CASES if CUDA else LONG_STEPS)
 def test_square_norms_and_update_of_long_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every 4 firings of a feature are a part of their own."""
     monkeypatch.setattr(gpu_gradient, "LONG_COLUMN", 4)
-    check_square_norms(KERNELS, CASES[name], DEVICE)
-    check_update(KERNELS, CASES[name], DEVICE)
+    check_square_norms(KERNELS, small(name), DEVICE)
+    check_update(KERNELS, small(name), DEVICE)
 
 
 @pytest.mark.parametrize("unit", [False, True])
@@ -186,9 +195,8 @@ def test_all_kernels_compile_for_an_h200(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == set(
-        "_peaks _pick _mark _fill _decode _dots _parts _squares _update _adam_rows".split()
-    )
+    names = "_peaks _pick _mark _fill _decode _dots _parts _squares _update _adam_rows"
+    assert " ".join(dict.fromkeys(done.stdout.split())) == names
 
 
 @needs_gpu
@@ -250,7 +258,7 @@ def compile_all() -> None:
 
     types = {torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64", int: "i32", float: "fp32"}
 
-    def compiled(self: Any, *args: Any, grid: Any, warmup: bool, **named: Any) -> None:
+    def compiled(self: Any, *args: Any, **named: Any) -> None:
         options = {name: named.pop(name) for name in ("num_warps", "enable_fp_fusion")}
         values, signature, constants, aligned = {**dict(zip(self.arg_names, args, strict=False)), **named}, {}, {}, {}
         for i, parameter in enumerate(self.params):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -354,3 +355,24 @@ def test_the_order_of_widths_is_part_of_the_settings(tmp_path: Path) -> None:
     train(store, out=tmp_path / "d", width=(8, 16), batch=100, steps=3)
     with pytest.raises(UsageError, match="`width`"):
         train(store, out=tmp_path / "d", width=(16, 8), batch=100, steps=3)
+
+
+def test_metrics_go_to_weights_and_biases_too(tmp_path: Path) -> None:
+    """The real package, offline: its run folder holds what was sent; nothing of it lies in the artifact."""
+    program = textwrap.dedent(
+        """
+        import sys, torch, monosemy
+        from monosemy.data.synthetic import World, WorldSettings
+        world = World(WorldSettings(d_in=8, features=12, l0=2)).save("world")
+        made = monosemy.train("world", out="d", width=8, l1=(0.1, 0.2), batch=64, steps=60, wandb="project")
+        print(sorted(file.name for file in made.artifact.path.iterdir()))
+        """
+    )
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONPATH": os.getcwd()}
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    files = ["manifest.json", "member-0000.safetensors", "member-0001.safetensors", "metrics.jsonl"]
+    assert run.stdout.splitlines()[-1] == str(files)
+    [log] = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"loss/member 1" in log.read_bytes()

@@ -14,6 +14,7 @@ Shapes: M members, B rows, N width, D = d_in, E = d_out, F chosen entries.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -83,7 +84,7 @@ class BatchTopK(TopK):
                 return largest(firings, wanted)
         per_row = min(PER_ROW * int(hyper.k_M), width)
         while True:
-            firings = encoder.chosen(lambda z_RN, per_row=per_row: kernels.topk(z_RN, per_row))
+            firings = encoder.chosen(partial(kernels.topk, k=per_row))
             kept = largest(firings, wanted)
             if per_row == width or int(kept.start_B1.diff().max()) < per_row:  # no row wanted more than was looked at
                 return kept

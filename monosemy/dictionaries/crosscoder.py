@@ -38,7 +38,7 @@ class CrosscoderDictionary(ReluDictionary):
 
     def directions(self) -> tuple[torch.Tensor, ...]:
         """W_dec of each site, [N, D_s]; rows are as long as the feature is strong there."""
-        return self.W_dec_ND.split(self.settings["sites"], dim=1)
+        return torch.split(self.W_dec_ND, list(self.settings["sites"]), dim=1)
 
 
 class Crosscoder(Variant):
@@ -81,25 +81,27 @@ class Crosscoder(Variant):
         stacked.code_gradient(work.residual_MEB, W_dec_MND, price_MN, work.dcodes_MNB, hyper.dtype)
         stacked.mask_inactive(work)
         stacked.encoder_gradients(work, x_BD, dtype=hyper.dtype)
-        blocks = zip(work.grads["W_dec"].split(_sites(W_dec_MND, hyper.sites), dim=2),
-                     W_dec_MND.split(_sites(W_dec_MND, hyper.sites), dim=2), norm_MNS.unbind(dim=2), strict=True)  # fmt: skip
-        for grad_MND, block_MND, norm_MN in blocks:
+        widths = _sites(W_dec_MND, hyper.sites)
+        grads = torch.split(work.grads["W_dec"], widths, dim=2)
+        for grad_MND, block_MND, norm_MN in zip(
+            grads, torch.split(W_dec_MND, widths, dim=2), norm_MNS.unbind(dim=2), strict=True
+        ):
             pull_MN = hyper.l1_M[:, None] * mass_MN / norm_MN.clamp_min(1e-12)
             grad_MND.addcmul_(block_MND, pull_MN[:, :, None])
         return StepStatistics(reconstruction_M, (price_MN * mass_MN).sum(dim=1), mass_MN > 0)
 
     def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
         """Codes in raw units."""
-        sites = list(_sites(params["W_dec"], hyper.sites))
+        sites = _sites(params["W_dec"], hyper.sites)
         return CrosscoderDictionary(stacked.folded(params, scaling)[0], {"sites": sites})
 
 
-def _sites(W_dec: torch.Tensor, sites: tuple[int, ...]) -> tuple[int, ...]:
+def _sites(W_dec: torch.Tensor, sites: tuple[int, ...]) -> list[int]:
     """Rows that are of one site only are one block."""
-    return sites or (W_dec.shape[-1],)
+    return list(sites) or [W_dec.shape[-1]]
 
 
 def _site_norms(W_dec: torch.Tensor, sites: tuple[int, ...]) -> torch.Tensor:
     """‖W_dec,n^s‖: [..., N, S]."""
-    blocks = W_dec.split(_sites(W_dec, sites), dim=-1)
+    blocks = torch.split(W_dec, _sites(W_dec, sites), dim=-1)
     return torch.stack([torch.linalg.vector_norm(block, dim=-1) for block in blocks], dim=-1)

@@ -53,7 +53,7 @@ class Matryoshka(BatchTopK):
         ends = self.levels(work.codes_MNB.shape[1])
         blocks = list(pairwise((0, *ends)))
         scale = 2 / work.codes_MNB.shape[2]
-        left = []  # what each level leaves to explain
+        left: list[torch.Tensor] = []  # what each level leaves to explain
         errors_M = torch.zeros_like(params["b_enc"][:, 0])
         for number, (first, end) in enumerate(blocks):
             residual_MEB = work.residual_MEB if number == len(blocks) - 1 else torch.empty_like(work.residual_MEB)

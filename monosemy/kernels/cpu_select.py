@@ -25,7 +25,7 @@ NAN = np.int32(0x7FFFFFFF)  # above infinity, and what is left of a number's bit
 def group_for(width: int, k: int) -> int:
     """Neighbours to a group: maxima to search and entries of the chosen groups to look at, about in balance."""
     group = SMALL_GROUP
-    while group < LARGE_GROUP and group * group * k < 4 * width:
+    while group < LARGE_GROUP and group * group * k < width:
         group *= 2
     return group
 

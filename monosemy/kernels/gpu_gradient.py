@@ -190,7 +190,7 @@ def decoder_gradient(
     G: tl.constexpr, SPLIT: tl.constexpr, J: tl.constexpr, BLOCK: tl.constexpr,
     TIED: tl.constexpr, UNIT: tl.constexpr, PULL: tl.constexpr, EXTRA: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of W_dec[n], with W_enc's where they are one, without its part along the row if UNIT; and W_dec[n]."""
+    """The gradient of W_dec[n], with W_enc's if TIED, without its part along the row if UNIT; and W_dec[n]."""
     residual_BE = residual_GBE + level_of(n, end_G, G).to(tl.int64) * B * E
     grad_E = _row(n, code_F, residual_BE, start_N1, row_F, place_F, part_start_N1, part_SE, E, SPLIT, J, BLOCK, LONG)
     grad_E *= 2.0 / B

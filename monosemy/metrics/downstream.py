@@ -7,6 +7,7 @@ the ratio of perplexities. S1 calls the first difference "perplexity diff".
 Every replacement is computed from the activations of the unedited run. For a transcoder, whose input comes before what
 it replaces, that is the run at hand; for a crosscoder it keeps codes that were computed on all sites. Where several
 sites are replaced, that is done at all at once and at each alone (as published crosscoders of two models are scored).
+Of sites on the residual stream, where all are replaced, the last one hides the others: look at each alone.
 
 Shapes: B rows, C context, X = B·C positions, D = width of a site, V vocabulary. Source: SCIENCE.md §3.
 """

@@ -24,6 +24,7 @@ from monosemy.runtime import MetricLog, Progress, UsageError, full_rate_products
 from monosemy.training.ensemble import Ensemble
 from monosemy.training.frame import ROW_ORDER_SEED
 from monosemy.training.settings import TrainSettings
+from monosemy.training.tracking import Wandb
 
 CHECKPOINT_EVERY_S = 20.0
 LOG_EVERY = 50
@@ -49,10 +50,11 @@ def train_stacks(
     steps: int,
     folder: Path | None,
     watch: Watch | None = None,
+    tracker: Wandb | None = None,
 ) -> list[dict[str, float | None]]:
     """Train all stacks for `steps` steps; the last metrics of every member, stack by stack.
 
-    With a `folder`, metrics go to `metrics.jsonl` in it and checkpoints under `scratch/`; a checkpoint found there is
+    With a `folder`, metrics go to `metrics.jsonl` in it (and to `tracker`) and checkpoints under `scratch/`; a checkpoint found there is
     gone on from. `watch` is called before the first step and after each. Raises UsageError at NaN or Inf in the rows,
     and where no member's loss is finite any more.
     """
@@ -88,11 +90,15 @@ def train_stacks(
                 failures = _tell_of_failures(stacks, failures)
                 if log is not None:
                     log.write(done, {"members": metrics})
+                if tracker is not None:
+                    tracker.write(done, metrics)
             # Never after the last step: a run that goes on must have a step to take its last metrics from.
             if checkpoint is not None and done < steps and time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
                 _save(stacks, done, checkpoint)
                 saved_at = time.monotonic()
             bar.advance()
+    if tracker is not None:
+        tracker.close()
     return metrics
 
 

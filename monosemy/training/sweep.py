@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,47 +11,61 @@ import numpy as np
 import torch
 
 from monosemy.artifact import make
+from monosemy.data.activations import ActivationStore
 from monosemy.data.rows import ArrayRows, RowSource, rows_of
-from monosemy.data.source import Source, open_source, origin_of
+from monosemy.data.source import AnySource, open_joined, origin_of, parents_of
 from monosemy.dictionaries.dictionary import Dictionary
-from monosemy.dictionaries.store import DictionaryStore, member_file, save_dictionary
+from monosemy.dictionaries.store import VARIANTS, DictionaryStore, member_file, save_dictionary
 from monosemy.draft import Draft
 from monosemy.runtime import UsageError, pick_device
 from monosemy.training.ensemble import Ensemble, ensembles_of
 from monosemy.training.frame import framed
 from monosemy.training.loop import Watch, train_stacks
 from monosemy.training.settings import Member, TrainSettings, default_steps, grid
+from monosemy.training.tracking import Wandb
+
+WORDS = {"rows": "rows of one site", "pairs": "rows with those of another site", "sites": "rows of several sites"}
 
 
 def train(
-    activations: str | Path | Source, *, out: str | Path, settings: TrainSettings | None = None, **options: Any
+    activations: str | Path | AnySource,
+    *,
+    out: str | Path,
+    target: str | Path | ActivationStore | None = None,
+    others: Sequence[str | Path | ActivationStore] = (),
+    wandb: str | None = None,
+    settings: TrainSettings | None = None,
+    **options: Any,
 ) -> DictionaryStore:
     """Train the grid on the training rows of `activations` (or on the rows of a saved world), into `out`.
 
-    `options` are fields of TrainSettings and of its groups; where several values can be given, one alone will do.
-    Raises UsageError for a grid that makes no sense and for NaN or Inf.
+    Transcoders rebuild the rows of `target` from them, crosscoders those of `others` beside them. `wandb` names a
+    project that metrics are sent to. `options` are fields of TrainSettings and of its groups; where several values can
+    be given, one alone will do. Raises UsageError for a grid that makes no sense, for NaN or Inf in the rows, and where
+    no member's loss stays finite.
     """
     settings = settings or settings_from(**options)
-    source = open_source(activations)
+    source = open_joined(activations, target, others)
     members = grid(settings, source.d_in)
     steps = settings.steps or default_steps(settings.batch, source.n_rows)
     config = {**asdict(settings), "width": list(dict.fromkeys(member.width for member in members)), "steps": steps}
     config["compute"] = {"dtype": settings.compute.dtype}  # on what it is computed changes rounding only
-    parent, origin = origin_of(source)
+    _, origin = origin_of(source)
 
     def write(draft: Draft) -> dict[str, Any]:
         stacks = _stacks(members, settings, source)
-        metrics = train_stacks(stacks, source, settings, steps, draft.path)
+        tracker = Wandb(wandb, config, draft.path) if wandb else None
+        metrics = train_stacks(stacks, source, settings, steps, draft.path, tracker=tracker)
         trained = [(stack, i, member) for stack in stacks for i, member in enumerate(stack.members)]
         rows = []
         for (stack, i, member), last in zip(trained, metrics, strict=True):
             number = members.index(member)
             save_dictionary(draft.file(member_file(number)), stack.export(i))
-            rows.append({"member": number, **asdict(member), "training": last})
+            rows.append({"member": number, **asdict(member), "training": last, "failure": stack.failure(i)})
         rows.sort(key=lambda row: row["member"])
         return {"members": rows, "d_in": source.d_in, **origin}
 
-    return DictionaryStore(make(out, "dictionaries", config, {parent.kind: parent.as_parent()}, write))
+    return DictionaryStore(make(out, "dictionaries", config, parents_of(source), write))
 
 
 def fit(
@@ -129,9 +143,19 @@ def _stacks(members: list[Member], settings: TrainSettings, rows: RowSource) -> 
         raise UsageError(
             "the grid holds the same member twice; name each variant, width, l1, k, noise, lr and seed once"
         )
+    _check_rows(members, rows)
     return ensembles_of(
         members, settings, framed(rows, settings.frame), pick_device(settings.compute.device), settings.batch
     )
+
+
+def _check_rows(members: Sequence[Member], rows: RowSource) -> None:
+    """Transcoders read pairs, crosscoders several sites, all others rows of one site."""
+    given = "pairs" if hasattr(rows, "target_statistics") else "sites" if hasattr(rows, "sites") else "rows"
+    ways = {"rows": "leave out --target and --others", "pairs": "name a --target", "sites": "name --others"}
+    for name in dict.fromkeys(member.variant for member in members):
+        if (wanted := VARIANTS[name].reads) != given:
+            raise UsageError(f"`variant` (={name}) reads {WORDS[wanted]}, not {WORDS[given]}; {ways[wanted]}")
 
 
 def _rows(x: Any) -> RowSource:

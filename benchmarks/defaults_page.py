@@ -1,0 +1,81 @@
+"""The page `docs/defaults.md`: what `defaults.py` measured, and the rules read off it, in its own figures."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from record import machine, table
+
+from monosemy.training.settings import TrainSettings
+
+Row = Mapping[str, Any]
+
+
+def rules(best: Sequence[Row], near: float) -> list[str]:
+    """What the table says, in sentences with its own figures; a rate within `near` of the best is as good."""
+    widths, batches = sorted({row["width"] for row in best}), sorted({row["batch"] for row in best})
+    default = TrainSettings()
+    lines = []
+    for what, values, key in (("width", widths, "width"), ("batch", batches, "batch")):
+        means = {v: statistics.geometric_mean(row["best lr"] for row in best if row[key] == v) for v in values}
+        told = ", ".join(f"{value}: {rate:.2g}" for value, rate in means.items())
+        slope = (
+            math.log(means[values[-1]] / means[values[0]]) / math.log(values[-1] / values[0]) if len(values) > 1 else 0
+        )
+        lines.append(
+            f"Best learning rate by {what} (geometric mean over everything else): {told}; it goes with {what} to the "
+            f"power {slope:+.2f}."
+        )
+    losses = [row["loss of the default / best"] for row in best]
+    lines.append(
+        f"The default rate, `lr = 3e-3 · min(1, √(512 / width))`, rounded to the nearest one tried, costs "
+        f"{100 * (statistics.median(losses) - 1):.1f} % of the loss in the median and {100 * (max(losses) - 1):.1f} % "
+        f"at worst; it is within {100 * near:.0f} % of the best in "
+        f"{sum(x <= 1 + near for x in losses)} of {len(losses)} cells."
+    )
+    for key, values in (("batch", batches), ("width", widths)):
+        parts = []
+        for value in values:
+            same = [row for row in best if row[key] == value]
+            loss = statistics.geometric_mean(row["loss"] for row in same)
+            parts.append(f"{value}: {loss:.3f}, {statistics.mean(row['s'] for row in same):.1f} s")
+        lines.append(f"Loss and seconds a dictionary by {key}, each at its best rate, same rows: {'; '.join(parts)}.")
+    lines.append(
+        f"The defaults are a batch of {default.batch} rows and a width of twice d_in; "
+        "a smaller batch learns more from as many rows, a larger one takes less time for them."
+    )
+    return lines
+
+
+def page(best: Sequence[Row], means: Sequence[Row], told: Sequence[str], about: str, command: str) -> str:
+    """The page: `told` is what follows, `about` says what was trained on what."""
+    shown = [{name: value for name, value in row.items() if name not in ("loss", "s")} for row in best]
+    return "\n".join(
+        [
+            "# Where the defaults come from",
+            "",
+            f"Written by `{command}` on {datetime.now(UTC):%Y-%m-%d} ({machine()}).",
+            "",
+            f"{about} "
+            "Every run sees the same number of rows, so a smaller batch takes more steps. The loss is FVU, plus the L1 "
+            "penalty in units of the rows' variance where there is one; everything is a mean over seeds, on rows that "
+            "training never saw.",
+            "",
+            "## What follows",
+            "",
+            *(f"- {line}" for line in told),
+            "",
+            "## The best learning rate of each cell",
+            "",
+            *table(shown),
+            "",
+            "## Everything that was measured",
+            "",
+            *table(means),
+            "",
+        ]
+    )

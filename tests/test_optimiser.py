@@ -1,0 +1,135 @@
+"""Clipping against torch's, averaged weights, precision, and members whose loss is not finite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from monosemy.data.rows import ArrayRows
+from monosemy.dictionaries.store import VARIANTS
+from monosemy.metrics.fidelity import fidelity
+from monosemy.runtime import UsageError
+from monosemy.training.ensemble import Ensemble
+from monosemy.training.frame import framed
+from monosemy.training.loop import train_stacks
+from monosemy.training.settings import grid
+from monosemy.training.sweep import fit, fit_grid, settings_from
+
+D, N, B = 12, 24, 40
+X = torch.relu(torch.randn(4000, D, generator=torch.Generator().manual_seed(0)))
+ROWS = ArrayRows(X)
+
+
+def stack(**options: Any) -> Ensemble:
+    settings = settings_from(**{"width": N, "k": 3, "batch": B, "device": "cpu", "lr": 1e-2, **options})
+    return Ensemble(grid(settings, D), settings, framed(ROWS, settings.frame), torch.device("cpu"), B)
+
+
+@pytest.mark.parametrize("name", ["relu", "tied", "topk", "skip-transcoder"])
+def test_clipping_is_torchs(name: str) -> None:
+    """Autograd, clip_grad_norm_ on a member's parameters, Adam; the decoder's gradient along its rows not counted."""
+    made = stack(variant=name, l1=0.1, clip=0.02, seed=(0, 1))
+    oracles = []
+    for m in range(2):
+        params = {key: tensor[m].clone().requires_grad_() for key, tensor in made.trained.items()}
+        oracles.append((params, torch.optim.Adam(list(params.values()), lr=1e-2)))
+    stream = ROWS.batches(B, 0)
+    clipped = 0
+    for _ in range(20):
+        x_BD = next(stream)
+        made.step(x_BD)
+        for m, (params, adam) in enumerate(oracles):
+            adam.zero_grad()
+            forward = {**params, "W_dec": params["W_dec"] / params["W_dec"].norm(dim=1, keepdim=True)}
+            sum(VARIANTS[name].loss(forward, x_BD * made.frame.scaling.seen_D, made.hyper.member(m))).backward()
+            norm = torch.nn.utils.clip_grad_norm_(params.values(), 0.02)
+            clipped += bool(norm > 0.02)
+            adam.step()
+            with torch.no_grad():
+                params["W_dec"] /= params["W_dec"].norm(dim=1, keepdim=True)
+            for key, tensor in params.items():
+                torch.testing.assert_close(made.params[key][m], tensor.detach(), rtol=1e-3, atol=2e-5, msg=key)
+    assert clipped >= 10
+
+
+def test_averaged_weights_are_exported_and_average() -> None:
+    made = stack(ema=0.9, scale="none")
+    expected = {key: tensor.clone() for key, tensor in made.trained.items()}
+    stream = ROWS.batches(B, 0)
+    for _ in range(10):
+        made.step(next(stream))
+        for key, tensor in expected.items():
+            tensor.mul_(0.9).add_(made.params[key], alpha=0.1)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(made.average[key], tensor)
+    direction_ND = torch.nn.functional.normalize(expected["W_dec"][0], dim=1)
+    torch.testing.assert_close(made.export(0).W_dec_ND, direction_ND)
+    assert not torch.allclose(direction_ND, made.params["W_dec"][0], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_products_in_bf16_leave_weights_in_fp32_and_end_about_the_same(name: str) -> None:
+    """FVU within a twentieth of the variance. Whether it is harmless on real rows is measured in `benchmarks/bf16.py`."""
+    found = {}
+    for dtype in ("fp32", "bf16"):
+        options = {"variant": name, "width": N, "k": 3, "l1": 0.05, "batch": B, "steps": 150, "lr": 1e-2}
+        settings = settings_from(**options, dtype=dtype, device="cpu")
+        made = Ensemble(grid(settings, D), settings, framed(ROWS, settings.frame), torch.device("cpu"), B)
+        train_stacks([made], ROWS, settings, 150, None)
+        assert all(tensor.dtype == torch.float32 for tensor in made.state().values() if tensor.is_floating_point())
+        found[dtype] = fidelity(made.export(0), X)["fvu"]
+    assert found["bf16"] != found["fp32"]
+    assert found["bf16"] == pytest.approx(found["fp32"], abs=0.05)
+
+
+@pytest.mark.parametrize("way", ["dense", "sparse"])
+def test_a_broken_member_stays_as_it_was_and_the_others_go_on_as_if_it_were_not_there(
+    way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"width": 8, "warmup": 0.0, "l1": 0.1, "batch": B, "steps": 60, "way": way, "device": "cpu"}
+    found = dict(fit_grid(X, lr=(1e-3, 1e30), **options))
+    good, broken = found
+    alone = fit(X, lr=1e-3, **options)
+    for key, tensor in alone.tensors.items():
+        torch.testing.assert_close(found[good].tensors[key], tensor, rtol=0, atol=1e-6)
+    assert all(tensor.isfinite().all() for tensor in found[broken].tensors.values())
+    said = capsys.readouterr().err
+    assert "the loss of Member(variant='relu'" in said
+    assert "not finite at step 2" in said
+    assert "lower its learning rate (=1e+30)" in said
+
+
+def test_the_step_before_is_what_a_broken_member_keeps() -> None:
+    """Rows that overflow make the loss infinite: no weight, moment or tracked number moves at that step or later."""
+    made = stack(variant="batchtopk", seed=(0, 1))
+    made.step(X[:B])
+    made.params["W_dec"][1] *= 1e30  # finite, but its squares are not
+    kept = {key: tensor[1].clone() for key, tensor in made.state().items() if tensor.ndim and key != "last_fired"}
+    for _ in range(3):
+        made.step(X[B : 2 * B])
+    for key, tensor in made.state().items():
+        if key in kept and key != "failed":
+            assert torch.equal(tensor[1], kept[key]), key
+    assert made.failed_M.tolist() == [0, 2]
+    assert made.metrics(made.step(X[:B]))[1]["failed"] == 2
+    assert made.failure(0) is None
+
+
+def test_a_run_with_a_broken_member_says_so_in_its_files(tmp_path: Path) -> None:
+    settings = settings_from(width=8, lr=(1e-3, 1e30), warmup=0.0, batch=B, steps=120, device="cpu")
+    made = [Ensemble(grid(settings, D), settings, framed(ROWS, settings.frame), torch.device("cpu"), B)]
+    last = train_stacks(made, ROWS, settings, 120, tmp_path)
+    assert last[0]["loss"] is not None
+    assert (last[1]["loss"], last[1]["failed"]) == (None, 2)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["members"][1]["failed"] for line in lines] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(("options", "words"), [({"clip": -1.0}, "`clip`"), ({"ema": 1.0}, "`ema`.*below 1")])
+def test_bad_numbers_are_explained(options: dict[str, float], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        fit(X, **options)
