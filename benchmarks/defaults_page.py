@@ -18,7 +18,6 @@ Row = Mapping[str, Any]
 def rules(best: Sequence[Row], near: float) -> list[str]:
     """What the table says, in sentences with its own figures; a rate within `near` of the best is as good."""
     widths, batches = sorted({row["width"] for row in best}), sorted({row["batch"] for row in best})
-    default = TrainSettings()
     lines = []
     for what, values, key in (("width", widths, "width"), ("batch", batches, "batch")):
         means = {v: statistics.geometric_mean(row["best lr"] for row in best if row[key] == v) for v in values}
@@ -44,10 +43,8 @@ def rules(best: Sequence[Row], near: float) -> list[str]:
             loss = statistics.geometric_mean(row["loss"] for row in same)
             parts.append(f"{value}: {loss:.3f}, {statistics.mean(row['s'] for row in same):.1f} s")
         lines.append(f"Loss and seconds a dictionary by {key}, each at its best rate, same rows: {'; '.join(parts)}.")
-    lines.append(
-        f"The defaults are a batch of {default.batch} rows and a width of twice d_in; "
-        "a smaller batch learns more from as many rows, a larger one takes less time for them."
-    )
+    default = TrainSettings().batch
+    lines.append(f"What `monosemy train` does unless told otherwise: batches of {default} rows, a width of twice d_in.")
     return lines
 
 

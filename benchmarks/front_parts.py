@@ -106,9 +106,9 @@ class TextRows:
         """Fidelity, and what the part has beside it."""
         found = fidelity_of(dictionaries, self.rows, HELD_OUT, torch.device("cpu"))
         network, text = LanguageModel.load(self.model, device="cpu"), TokenStore.open(self.folder / "tokens")
-        edits = {str(number): replacement(dictionary) for number, dictionary in enumerate(dictionaries)}
+        edits = {str(number): replacement(dictionary, [SITE]) for number, dictionary in enumerate(dictionaries)}
         spliced = splice(
-            network, text, SITE, edits, text.spread(text.holdout_rows, TOKEN_ROWS),
+            network, text, edits, text.spread(text.holdout_rows, TOKEN_ROWS),
             keep_bos=self.rows.artifact.config["skip_bos"],
         )  # fmt: skip
         lost = [spliced[name].cross_entropy - spliced["original"].cross_entropy for name in edits]

@@ -3,9 +3,9 @@
 A run is one library and one seed: all its kinds at all their sparsities, on the same batches as everybody else's. Ours
 run with their defaults. Peers run with what their authors recommend: rows scaled as their training functions scale
 them, learning rate and sparsity warmed up, the rate falling to 0 over the last fifth (dictionary_learning's demo
-configuration, SAELens' tutorials), their own initial weights and auxiliary losses. Learning rates are their defaults,
-except where those are meant for a hundred times more steps: RATES, chosen among theirs, 1e-3 and 3e-3 by what they
-leave of the variance of `stories` (`fronts.py --rates` prints that table). An L1 is in units of rows of mean norm 1.
+configuration, SAELens' tutorials), their own initial weights and auxiliary losses. Their learning rates are meant for a
+hundred times more rows, and with so few every one of their kinds leaves least of the variance of `stories` at ours
+(`fronts.py --rates` prints that table); so here they have ours. An L1 is in units of rows of mean norm 1.
 
 Shapes: B rows, D = d_in, N = width.
 """
@@ -27,6 +27,7 @@ from monosemy.dictionaries.store import VARIANTS
 from monosemy.metrics.scoring import fidelity_of
 from monosemy.runtime import Progress
 from monosemy.training.loop import ROW_ORDER_SEED
+from monosemy.training.settings import default_lr
 from monosemy.training.sweep import fit_grid
 
 CANDIDATES = (
@@ -40,7 +41,6 @@ KINDS = {
 }
 COUNTERPART = {"standard": "relu"}  # of a peer's kind among our variants, where the names differ
 TRIED = (1e-3, 3e-3)
-RATES: dict[tuple[str, str], float] = {}
 DECAY, NESTED = 0.2, (1 / 8, 3 / 8, 1 / 2)  # share of a run; Matryoshka's groups
 L0_PRICE = 0.6  # SAELens' JumpReLU: coefficient · k / D
 
@@ -55,7 +55,7 @@ def run(part: Part, library: str, seed: int, tick: Ticker) -> list[dict[str, Any
         trained = _ours(part, source.rows, seed, tick)
     else:
         stream = source.rows.batches(part.batch, ROW_ORDER_SEED)
-        peers = peers_of(library, part, source.rows, seed)
+        peers = peers_of(library, part, source.rows, seed, default_lr(part.width))
         for _ in range(part.steps):
             x_BD = next(stream)
             for _, peer in peers:
@@ -81,18 +81,17 @@ def _ours(part: Part, rows: RowSource, seed: int, tick: Ticker) -> list[tuple[st
     ]
 
 
-def peers_of(library: str, part: Part, rows: RowSource, seed: int, lr: float | None = None) -> list[tuple[str, Peer]]:
-    """Every kind of a library at every sparsity, with its kind; `lr` for all of them where it is given."""
+def peers_of(library: str, part: Part, rows: RowSource, seed: int, lr: float | None) -> list[tuple[str, Peer]]:
+    """Every kind of a library at every sparsity, with its kind; at its own learning rates where `lr` is None."""
     statistics, d_in = rows.statistics(), rows.d_in
     sizes = {"d_in": d_in, "width": part.width, "steps": part.steps, "seed": seed, "decay": DECAY}
     if library == SAELENS:  # `expected_average_only_in`
         make, more = saelens, {"batch": part.batch, "scale": math.sqrt(d_in) / statistics.mean_norm}
     else:  # `normalize_activations`
         make, more = dictionary_learning, {"scale": 1 / math.sqrt(statistics.mean_square_norm)}
+    rated = {} if lr is None else {"lr": lr}
     found = []
     for kind in KINDS[library]:
-        rate = lr or RATES.get((library, kind))
-        rated = {} if rate is None else {"lr": rate}
         by_k = "topk" in kind or kind in ("matryoshka", "jumprelu")
         for dial in part.k if by_k else part.l1:
             options = _options(library, kind, dial, part, d_in)

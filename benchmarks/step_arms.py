@@ -64,23 +64,13 @@ class Work:
         world = replace(self.world, d_in=64, features=min(self.world.features, 256), l0=min(self.world.l0, 8))
         widths = tuple(max(32, width // 32) for width in self.widths)
         return replace(
-            self,
-            name=self.name + SMALL,
-            d_in=64,
-            widths=widths,
-            k=min(self.k, 16),
-            batch=128,
-            world=world,
+            self, name=self.name + SMALL, d_in=64, widths=widths, k=min(self.k, 16), batch=128, world=world,
             late_steps=min(self.late_steps, 20),
-        )
-
-
-def _toy(d_in: int, features: int) -> WorldSettings:
-    return WorldSettings(d_in=d_in, features=features)
+        )  # fmt: skip
 
 
 INTERIM_L1 = tuple(10 ** (e / 4) for e in range(-8, 9))
-MANY = WorldSettings(d_in=512, features=4096, l0=32, decay=1.0, zipf=0.5, correlation="none")
+MANY = WorldSettings(d_in=512, features=1024, l0=8, decay=1.0, zipf=0.5, correlation="none")
 WORKS = {
     "topk": Work(
         "TopK step, D=512 N=16,384 B=4096 k=32", "topk", 512, (16_384,), 4096, MANY,
@@ -88,16 +78,17 @@ WORKS = {
     ),
     "relu": Work(
         "ReLU-L1 step, D=512 N=4096 B=2048, late", "relu", 512, (4096,), 2048, MANY,
-        {"SAELens": (4, 7), "dictionary_learning": (4, 7)}, l1=(0.3,), late_steps=400,
+        {"SAELens": (4, 7), "dictionary_learning": (4, 7)}, l1=(0.2,), late_steps=400,
     ),
     "grid": Work(
-        "40-member toy grid, D=256 N=64…1024 B=256, late", "relu", 256, (64, 128, 256, 512, 1024), 256, _toy(256, 512),
+        "40-member toy grid, D=256 N=64…1024 B=256, late", "relu", 256, (64, 128, 256, 512, 1024), 256, WorldSettings(),
         {"SAELens": (4, 5), "dictionary_learning": (4, 5)}, l1=tuple(10 ** (e / 4) for e in range(-8, 0)),
         late_steps=1500, as_used=True,
     ),
     "gpu-grid": Work(
         "136-member toy grid on a GPU, D=32 N=16…2048 B=256, late", "relu", 32, tuple(2**r for r in range(4, 12)), 256,
-        _toy(32, 64), {"SAELens": (20, None)}, l1=INTERIM_L1, late_steps=2000, as_used=True, device="cuda",
+        WorldSettings(d_in=32, features=64), {"SAELens": (20, None)}, l1=INTERIM_L1, late_steps=2000, as_used=True,
+        device="cuda",
     ),
     "gpu-topk": Work(
         "TopK step on a GPU, D=4096 N=131,072 B=8192 k=64", "topk", 4096, (131_072,), 8192,

@@ -15,13 +15,21 @@ from monosemy.metrics.fidelity import fidelity
 from monosemy.runtime import UsageError
 from monosemy.training.consensus import fit_consensus
 from monosemy.training.sweep import fit
+from two_sites import rows_for
 
 D = 10
 X = torch.relu(torch.randn(2000, D, generator=torch.Generator().manual_seed(0)) @ torch.randn(D, D)) + 0.1
 X[5] = 0
 
+
+def trained(name: str) -> Dictionary:
+    """Of d_in = d_out = D: two sites of half that side by side, or x itself turned by one as another site."""
+    x = X[:, : D // 2] if VARIANTS[name].reads == "sites" else X
+    return fit(rows_for(name, x), variant=name, width=16, k=4, batch=100, steps=50)
+
+
 MAKERS: dict[str, Callable[[], Dictionary]] = {
-    **{name: (lambda name=name: fit(X, variant=name, width=16, k=4, batch=100, steps=50)) for name in VARIANTS},
+    **{name: (lambda name=name: trained(name)) for name in VARIANTS},
     **{name: (lambda make=make: make(ArrayRows(X), 16, 0)) for name, make in BASELINES.items()},
     "consensus": lambda: fit_consensus(X, width=16, batch=100, steps=200, members=2, threshold=0.3).dictionary,
 }

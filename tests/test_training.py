@@ -33,6 +33,7 @@ from monosemy.training.frame import framed
 from monosemy.training.schedule import Schedule
 from monosemy.training.settings import Member, TrainSettings, default_steps, grid
 from monosemy.training.sweep import fit, fit_grid, settings_from, train
+from two_sites import TwoSites, rows_for
 
 D, G = 24, 32
 
@@ -41,17 +42,22 @@ def world(rows: int = 20_000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor
     """True directions F_GD and rows that are sparse sums of them."""
     g = torch.Generator().manual_seed(seed)
     F_GD = torch.nn.functional.normalize(torch.randn(G, D, generator=g), dim=1)
-    codes_XG = (torch.rand(rows, G, generator=g) < 2 / G) * torch.rand(rows, G, generator=g)
-    return F_GD, codes_XG @ F_GD
+    return F_GD, world_codes(rows, seed) @ F_GD
 
 
-def store_of(path: Path, x_XD: torch.Tensor) -> ActivationStore:
+def world_codes(rows: int = 20_000, seed: int = 0) -> torch.Tensor:
+    """The sparse codes of `world`."""
+    g = torch.Generator().manual_seed(seed + 1000)
+    return (torch.rand(rows, G, generator=g) < 2 / G) * torch.rand(rows, G, generator=g)
+
+
+def store_of(path: Path, x_XD: torch.Tensor, site: str = "here") -> ActivationStore:
     def write(draft: Draft) -> dict[str, Any]:
         writer = ActivationWriter(draft, x_XD.shape[1], torch.float32)
         writer.add(x_XD, torch.arange(len(x_XD)))
         return writer.finish(len(x_XD) * 9 // 10)
 
-    return ActivationStore(make(path, "activations", {"site": "here"}, {}, write))
+    return ActivationStore(make(path, "activations", {"site": site}, {}, write))
 
 
 @pytest.mark.parametrize(
@@ -61,15 +67,46 @@ def store_of(path: Path, x_XD: torch.Tensor) -> ActivationStore:
         ("tied", {"l1": 0.3}, 0.93),
         ("denoising", {"l1": 0.1, "noise": 0.05}, 0.97),
         ("topk", {"k": 3}, 0.9),
+        ("batchtopk", {"k": 3}, 0.9),
+        ("matryoshka", {"k": 2}, 0.75),
+        ("jumprelu", {"k": 3}, 0.9),
+        ("gated", {"l1": 0.4}, 0.85),
+        ("panneal", {"l1": 0.1}, 0.95),
+        ("aligned", {"k": 3}, 0.9),
     ],
 )
 def test_known_features_are_found(variant: str, options: dict[str, Any], least: float) -> None:
+    """The small dictionaries nested in a Matryoshka must each explain all: features that have no order suffer."""
     F_GD, x = world()
     found = fit(x, variant=variant, width=G, lr=3e-3, batch=256, steps=2000, **options)
     assert mmcs_to_truth(F_GD, found.W_dec_ND) > least
     scores = fidelity(found, x)
     assert scores["fvu"] is not None
     assert scores["fvu"] < 0.2
+
+
+@pytest.mark.parametrize("variant", ["transcoder", "skip-transcoder", "crosscoder"])
+def test_features_of_two_sites_are_found(variant: str) -> None:
+    """The same codes make both sites' rows, of different widths and scales."""
+    F_GD, x = world()
+    generator = torch.Generator().manual_seed(1)
+    H_GE = torch.nn.functional.normalize(torch.randn(G, 16, generator=generator), dim=1)
+    codes_XG = world_codes()
+    y = 7 * codes_XG @ H_GE
+    torch.testing.assert_close(codes_XG @ F_GD, x)
+    crosses = variant == "crosscoder"
+    rows = TwoSites(x, y, side_by_side=crosses)
+    dial = {"l1": 0.1} if crosses else {"k": 3}
+    found = fit(rows, variant=variant, width=G, lr=3e-3, batch=256, steps=2000, **dial)
+    target = torch.cat([x, y], dim=1) if crosses else y
+    seen = target if crosses else x
+    error = (found.reconstruct(seen) - target).square().sum() / (target - target.mean(dim=0)).square().sum()
+    assert error < 0.2
+    truth = torch.cat([F_GD, 7 * H_GE], dim=1) if crosses else H_GE
+    # What a linear path explains the features of a skip transcoder need not.
+    assert (
+        mmcs_to_truth(truth, found.W_dec_ND) > {"transcoder": 0.9, "skip-transcoder": 0.6, "crosscoder": 0.95}[variant]
+    )
 
 
 @pytest.mark.parametrize("kind", ["numpy", "memmap", "tensor", "iterator"])
@@ -225,12 +262,13 @@ class _Killed(Exception):
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
-    store = store_of(tmp_path / "activations", world(4000)[1])
+    """Whatever a step depends on is in a checkpoint: moments, thresholds, averages, who failed, which way is taken."""
     options: dict[str, Any] = {
-        "variant": variant, "width": (8, 16), "l1": (0.1,), "k": (3,), "lr": (1e-3, 3e-3),
-        "batch": 100, "steps": 110, "device": "cpu",
+        **stores_for(variant, tmp_path), "variant": variant, "width": (8, 16), "l1": (0.1,), "k": (3,), "lr": (1e-3, 1e30),
+        "batch": 100, "steps": 110, "device": "cpu", "ema": 0.9, "clip": 1.0, "remedy": "resample", "dead_after": 20,
+        "resample_every": 30,
     }  # fmt: skip
-    whole = train(store, out=tmp_path / "whole", **options).artifact
+    whole = train(out=tmp_path / "whole", **options).artifact
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
     save = loop._save
     for fatal in (7, 55, 109):  # there is no checkpoint after the last step
@@ -242,13 +280,23 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(
 
         monkeypatch.setattr(loop, "_save", dying)
         with pytest.raises(_Killed):
-            train(store, out=tmp_path / "killed", **options)
+            train(out=tmp_path / "killed", **options)
     monkeypatch.setattr(loop, "_save", save)
-    assert train(store, out=tmp_path / "killed", **options).artifact.id == whole.id
+    assert train(out=tmp_path / "killed", **options).artifact.id == whole.id
     assert _files(whole) == _files(Artifact(tmp_path / "killed", whole.manifest))
 
 
+def stores_for(variant: str, folder: Path) -> dict[str, Any]:
+    """What this variant reads: rows, rows with those of another site, rows of two sites."""
+    first = store_of(folder / "activations", world(4000)[1])
+    if VARIANTS[variant].reads == "rows":
+        return {"activations": first}
+    second = store_of(folder / "other", world(4000)[1][:, : D // 2] ** 2, site="there")
+    return {"activations": first} | ({"target": second} if VARIANTS[variant].reads == "pairs" else {"others": [second]})
+
+
 def test_kill_9_at_several_points_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+    """One grid with every variant that reads rows, killed twice in the middle of its steps."""
     store_of(tmp_path / "activations", world(4000)[1])
     program = textwrap.dedent(
         """
@@ -259,9 +307,13 @@ def test_kill_9_at_several_points_ends_bit_for_bit_the_same(tmp_path: Path) -> N
         cli.main(sys.argv[1:])
         """
     )
+    variants = " ".join(name for name, variant in VARIANTS.items() if variant.reads == "rows")
 
     def command(out: str) -> list[str]:
-        arguments = f"train {tmp_path}/activations --out {tmp_path}/{out} --width 32 64 --steps 1200 --batch 128"
+        arguments = (
+            f"train {tmp_path}/activations --out {tmp_path}/{out} --variant {variants} --width 32 --k 4 --steps 200 "
+            "--batch 128 --remedy auxk --dead-after 20 --clip 1 --ema 0.9"
+        )
         return [sys.executable, "-c", program, *arguments.split()]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
@@ -325,11 +377,12 @@ def test_nan_in_the_rows_stops_training(monkeypatch: pytest.MonkeyPatch) -> None
 def test_dictionaries_round_trip_through_files(tmp_path: Path) -> None:
     x = world(1000)[1]
     for variant in VARIANTS:
-        found = fit(x, variant=variant, width=8, k=3, batch=100, steps=5)
+        rows: Any = rows_for(variant, x)
+        found = fit(rows, variant=variant, width=8, k=3, batch=100, steps=5)
         save_dictionary(tmp_path / "d.safetensors", found)
         again = load_dictionary(tmp_path / "d.safetensors")
         assert type(again) is type(found)
-        assert torch.equal(again.encode(x), found.encode(x))
+        assert torch.equal(again.reconstruct(rows.x_XD), found.reconstruct(rows.x_XD))
 
 
 @pytest.mark.parametrize("x", [None, "activations", 3])

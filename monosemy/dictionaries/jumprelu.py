@@ -15,6 +15,9 @@ The dial is k, the mean L0 to end at, instead of λ. Two numbers of a member see
   pseudo-derivative sees in it. This is the Lagrange multiplier of "mean L0 = k": with it the thresholds' gradients
   are 0 in sum, and they trade entries of little worth for entries of more, from feature to feature.
 
+A threshold above all z of its feature would get no gradient ever again, and with one budget for all features that is how
+they die. Ours is lowered at every batch that has nothing inside its window, as by LOWER entries that are worth λ.
+
 The schedule's sparsity factor scales λ and the rate of `level`. The paper takes z through a ReLU first; with θ > 0 that
 changes nothing but windows that reach below 0, and ε < 2 leaves none. Left out: λ as a dial; its L0 target of a row.
 
@@ -35,8 +38,9 @@ from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape,
 from monosemy.kernels.firings import Firings
 
 BANDWIDTH = 0.5  # ε: of a window, as a share of its threshold
-START = 0.1  # θ, for rows of norm 1
+START = 0.3  # θ, for rows of norm 1
 RATE = 0.05  # how much `level` moves a step, for each unit of log(L0 / k)
+LOWER = 5.0  # by how many entries worth λ a threshold is lowered that no entry of a batch came near
 FARTHEST = 2.0  # of log(L0 / k), in a step
 KEEP = 0.98  # of the running worth, a step
 
@@ -79,7 +83,9 @@ class JumpRelu(SparseVariant):
         codes_BN = z_BN * active_BN + theta_N * jump_BN
         error_BE = codes_BN @ params["W_dec"] + params.get("b_dec", 0) - (x_BD if target_BE is None else target_BE)
         price = hyper.sparsity * params["multiplier"].detach()
-        return error_BE.square().sum(dim=1).mean(), price * (active_BN + jump_BN).sum(dim=1).mean()
+        alone_N = (inside_BN.sum(dim=0) == 0).to(z_BN.dtype)
+        lowered = (alone_N * (log_N - log_N.detach())).sum() * LOWER / (BANDWIDTH * len(x_BD))
+        return error_BE.square().sum(dim=1).mean(), price * ((active_BN + jump_BN).sum(dim=1).mean() + lowered)
 
     def encode(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> None:
         """c; z is left in `work.dcodes_MNB`."""
@@ -101,16 +107,14 @@ class JumpRelu(SparseVariant):
         member_W, feature_W, row_W = inside_3W
         gain_W = -work.dcodes_MNB[member_W, feature_W, row_W] * theta_MN[member_W, feature_W]
         price_M = hyper.sparsity * params["multiplier"]
-        flat_MN = torch.zeros(members * width, device=gain_W.device)
-        flat_MN.index_add_(0, member_W * width + feature_W, (gain_W - price_M[member_W] / batch) / BANDWIDTH)
-        work.grads["log_threshold"].copy_(flat_MN.view(members, width))
+        place_W = member_W * width + feature_W
+        sum_MN = gain_W.new_zeros(members * width).index_add_(0, place_W, gain_W).view(members, width)
+        count_MN = torch.bincount(place_W, minlength=members * width).view(members, width)
+        work.grads["log_threshold"].copy_(_slope(sum_MN, count_MN, price_M[:, None] / batch))
         stacked.mask_inactive(work)
         stacked.encoder_gradients(work, x_BD, dtype=hyper.dtype)
         l0_M = (work.codes_MNB > 0).sum(dim=(1, 2)) / batch
-        sum_M, count_M = torch.zeros_like(price_M), torch.zeros_like(price_M)
-        sum_M.index_add_(0, member_W, gain_W)
-        count_M.index_add_(0, member_W, torch.ones_like(gain_W))
-        worth_M = batch * sum_M / count_M  # NaN where nothing is inside
+        worth_M = batch * sum_MN.sum(dim=1) / count_MN.sum(dim=1)  # NaN where nothing is inside
         extra = {"l0": l0_M, "worth": worth_M}
         return StepStatistics(reconstruction_M, price_M * l0_M, stacked.fired(work.codes_MNB), extra)
 
@@ -134,13 +138,13 @@ class JumpRelu(SparseVariant):
         theta_N = _theta(params)
         theta_F = theta_N[firings.feature_F]
         inside_F = _inside(firings.value_F, theta_F)
-        gain_F = torch.where(inside_F, -dcode_F * theta_F, 0)
+        feature_W, gain_W = firings.feature_F[inside_F], -dcode_F[inside_F] * theta_F[inside_F]
+        sum_N = torch.zeros_like(theta_N).index_add_(0, feature_W, gain_W)
+        count_N = torch.bincount(feature_W, minlength=len(theta_N))
         price = hyper.sparsity * params["multiplier"] / firings.rows
-        slope_F = (gain_F - price * inside_F) / BANDWIDTH
-        log_N = torch.zeros_like(theta_N).index_add_(0, firings.feature_F, slope_F)
-        worth = firings.rows * gain_F.sum() / inside_F.sum()
+        worth = firings.rows * sum_N.sum() / count_N.sum()
         extra = {"l0": (code_F > 0).sum() / firings.rows, "worth": worth}
-        return Backed(dcode_F * (code_F != 0), {"log_threshold": log_N}, extra)
+        return Backed(dcode_F * (code_F != 0), {"log_threshold": _slope(sum_N, count_N, price)}, extra)
 
     def track(self, params: Params, statistics: StepStatistics, hyper: Hyper) -> None:
         """level ← level + RATE · log(L0 / k); λ ← the running mean of an entry's worth, of at least 0."""
@@ -176,3 +180,8 @@ def _theta(params: Params) -> torch.Tensor:
 def _inside(z: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     """Which entries are inside the window around their threshold."""
     return (z - theta).abs() < theta * (BANDWIDTH / 2)
+
+
+def _slope(gain: torch.Tensor, count: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
+    """∂L/∂log_threshold, from the gains of a feature's entries inside its window, how many they are, and λ/B."""
+    return torch.where(count > 0, gain - count * price, LOWER * price) / BANDWIDTH

@@ -22,6 +22,7 @@ from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.gated import Gated
 from monosemy.dictionaries.jumprelu import JumpRelu, JumpReluDictionary
 from monosemy.dictionaries.matryoshka import Matryoshka
+from monosemy.dictionaries.panneal import PAnneal
 from monosemy.dictionaries.relu import Relu, ReluDictionary, Tied
 from monosemy.dictionaries.topk import TopK, TopKDictionary
 from monosemy.dictionaries.transcoder import SkipTranscoder, SkipTranscoderDictionary, Transcoder
@@ -37,6 +38,7 @@ VARIANTS: dict[str, Variant] = {
     "batchtopk": BatchTopK(),
     "jumprelu": JumpRelu(),
     "gated": Gated(),
+    "panneal": PAnneal(),
     "matryoshka": Matryoshka(),
     "aligned": Aligned(),
     "transcoder": Transcoder(),

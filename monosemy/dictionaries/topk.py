@@ -93,9 +93,7 @@ class TopK(SparseVariant):
         stacked.code_gradient(work.residual_MEB, params["W_dec"], None, work.dcodes_MNB, hyper.dtype)
         stacked.mask_inactive(work)
         stacked.encoder_gradients(work, x_BD, dtype=hyper.dtype)
-        return StepStatistics(
-            reconstruction_M, torch.zeros_like(reconstruction_M), stacked.fired(work.codes_MNB)
-        )
+        return StepStatistics(reconstruction_M, torch.zeros_like(reconstruction_M), stacked.fired(work.codes_MNB))
 
     def choose(self, params: Params, encoder: Encoder, hyper: Hyper) -> Firings:
         """The k largest of each row, where they are positive."""

@@ -243,9 +243,7 @@ class Variant(ABC):
             found.append((work_of_part.codes_MNB != 0).sum(dim=(1, 2)) / len(x_BD))
         return torch.cat(found)
 
-    def _parts(
-        self, params: Params, hyper: Hyper, work: Workspace
-    ) -> Iterator[tuple[slice, Params, Hyper, Workspace]]:
+    def _parts(self, params: Params, hyper: Hyper, work: Workspace) -> Iterator[tuple[slice, Params, Hyper, Workspace]]:
         for part, work_of_part in work.parts():
             own = self.effective({name: tensor[part] for name, tensor in params.items()})
             yield part, own, hyper.member(part), work_of_part

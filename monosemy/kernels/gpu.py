@@ -1,8 +1,9 @@
-"""The kernels in Triton, for CUDA devices: near the limits of memory, with one wait for the device a call of selection.
+"""The kernels in Triton, for CUDA devices: built for the limits of memory, one wait for the device a call of selection.
 
 What each moves and why it is built so is told in its file: `gpu_select.py`, `gpu_decode.py`, `gpu_gradient.py`,
-`gpu_update.py`. At D = 4096, N = 131,072, B = 8192, k = 64 the sparse part of a step moves about 57 GB, 12 ms at
-4.8 TB/s, beside 8.8 TFLOP of the encode product (11 ms in bf16 at 790 TFLOP/s). Everything runs on the current stream.
+`gpu_update.py`; times there are bytes over bandwidth, not measurements. At D = 4096, N = 131,072, B = 8192, k = 64 the
+sparse part of a step moves at most 57 GB, 12 ms at 4.8 TB/s, beside 8.8 TFLOP of the encode product (11 ms in bf16 at
+790 TFLOP/s). Everything runs on the current stream.
 With TRITON_INTERPRET=1 set before triton is first imported the kernels also run, slowly, on CPU tensors.
 
 Results agree with the reference to rounding; sums are in a fixed order, the same at every run on one device.

@@ -8,8 +8,9 @@ those of lowest index), whatever the data: the maxima of those k groups are k en
 other group. `_pick` finds the k groups, then with the same code the k largest of their k·g entries. Bytes a row: 4N
 once, 8N/g for the maxima, 4kg gathered in runs of g: at N=131,072 and k=64 (g=32) 1.08 times the read of z; 4.6 GB for
 8192 rows, 1.0 ms at 4.8 TB/s. `_pick` holds a row of candidates in registers and bisects the 31 bits of the k-th key:
-31 counts of √(N·k) candidates, an estimated 0.15 ms in all there. Short rows are picked from at once; where k is a
-large part of N the candidates do not fit in registers and each bit reads them again (from L2): right, but slow.
+31 counts of √(N·k) candidates, an estimated 0.15 ms in all there; they are read again to be written. Short rows are
+picked from at once; where k is a large part of N the candidates do not fit in registers and each bit reads them again
+(from L2): right, but slow.
 
 Keys: the bits of a positive fp32 order like an int32; NaN is put above all, what is not above 0 becomes 0 and is not
 kept. All comparisons are of integers, so that ties are exact.

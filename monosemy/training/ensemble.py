@@ -44,9 +44,7 @@ class Ensemble:
         self.variant: Variant = VARIANTS[self.members[0].variant]
         self.device, self.settings, self.frame = device, settings, frame
         self._seen_D, self._target_E = frame.scaling.seen_D.to(device), frame.scaling.target_E.to(device)
-        self.shape = Shape(
-            len(self.members), frame.d_in, self.members[0].width, batch, frame.d_out, frame.sites
-        )
+        self.shape = Shape(len(self.members), frame.d_in, self.members[0].width, batch, frame.d_out, frame.sites)
         params = self.variant.init(self.shape, [member.seed for member in self.members], frame.centre)
         self.params: Params = {name: tensor.contiguous().to(device) for name, tensor in params.items()}
         self.trained = {name: tensor for name, tensor in self.params.items() if name not in self.variant.tracked}
@@ -315,6 +313,5 @@ def ensembles_of(
     """One stack for each variant and width (padding to the widest would cost more than it gives)."""
     kinds = dict.fromkeys((member.variant, member.width) for member in members)
     return [
-        Ensemble([m for m in members if (m.variant, m.width) == kind], settings, frame, device, batch)
-        for kind in kinds
+        Ensemble([m for m in members if (m.variant, m.width) == kind], settings, frame, device, batch) for kind in kinds
     ]

@@ -99,9 +99,7 @@ def geometric_median(x_XD: torch.Tensor) -> torch.Tensor:
     return middle_D.float()
 
 
-def _scale(
-    frame: Frame, norms: Sequence[float], widths: Sequence[int], sample_XD: torch.Tensor | None
-) -> torch.Tensor:
+def _scale(frame: Frame, norms: Sequence[float], widths: Sequence[int], sample_XD: torch.Tensor | None) -> torch.Tensor:
     if sample_XD is not None and frame.scale == "whiten":
         std_D = sample_XD.double().std(dim=0)
         least = LEAST_STD * std_D.square().mean().sqrt().clamp_min(1e-30)

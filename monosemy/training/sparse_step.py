@@ -63,9 +63,7 @@ def forward(
     firings = Firings(chosen.start_B1, chosen.feature_F, code_F)
     to_decode_BE = target_BE - x_BD @ params["W_skip"].T if "W_skip" in params else target_BE
     levels = variant.levels(width)
-    square_B, dots_F = kernels.decode(
-        firings, params["W_dec"], params.get("b_dec"), to_decode_BE, levels, residual_GBE
-    )
+    square_B, dots_F = kernels.decode(firings, params["W_dec"], params.get("b_dec"), to_decode_BE, levels, residual_GBE)
     charge = variant.charge(params, chosen, code_F, hyper)
     slope_F = 2 * dots_F if charge.slope_F is None else torch.add(charge.slope_F, dots_F, alpha=2)
     backed = variant.back(params, chosen, code_F, slope_F / batch, hyper)
