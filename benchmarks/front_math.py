@@ -22,6 +22,7 @@ Side = Mapping[int, Sequence[Points]]  # by seed: the fronts of its kinds
 
 GRID = 60  # L0s at which fronts are read, between the smallest and the largest of all
 LEAST_RANGE = 1.2  # how far apart, as a factor, the ends of a common range must be
+LEAST_SHARE = 0.4  # of the kinds that are ranked at an L0
 
 BETTER, NOT_WORSE, WORSE = "better", "not worse within the interval", "worse"
 
@@ -92,11 +93,11 @@ def compare(ours: Side, theirs: Side) -> Compared | None:
 
 
 def front_ranks(sides: Mapping[str, Side]) -> dict[str, float]:
-    """Mean place of each kind among those whose fronts reach an L0, over all L0 that at least half of them reach: 0 for
-    one that is always best, 1 for one that is always worst. Kinds that reach no such L0 are left out."""
+    """Mean place of each kind among those whose fronts reach an L0, over all L0 that at least LEAST_SHARE of them reach:
+    0 for one that is always best, 1 for one that is always worst. Kinds that reach no such L0 are left out."""
     l0_L = _grid(list(sides.values()))
-    table_KL = np.array([np.mean([best(f, l0_L) for f in side.values()], axis=0) for side in sides.values()])
-    shared_L = np.isfinite(table_KL).sum(axis=0) >= max(2, len(sides) / 2)
+    table_KL = np.array([np.mean([best(fronts, l0_L) for fronts in side.values()], axis=0) for side in sides.values()])
+    shared_L = np.isfinite(table_KL).sum(axis=0) >= max(2.0, LEAST_SHARE * len(sides))
     places: dict[str, list[float]] = {name: [] for name in sides}
     for values_K in table_KL[:, shared_L].T:
         for name, place in places_of(dict(zip(sides, values_K.tolist(), strict=True))).items():

@@ -4,8 +4,8 @@ A run is one library and one seed: all its kinds at all their sparsities, on the
 run with their defaults. Peers run with what their authors recommend: rows scaled as their training functions scale
 them, learning rate and sparsity warmed up, the rate falling to 0 over the last fifth (dictionary_learning's demo
 configuration, SAELens' tutorials), their own initial weights and auxiliary losses. Their learning rates are meant for a
-hundred times more rows, and with so few every one of their kinds leaves least of the variance of `stories` at ours
-(`fronts.py --rates` prints that table); so here they have ours. An L1 is in units of rows of mean norm 1.
+hundred times more rows; with so few all of their kinds are better off at ours (`fronts.py --rates` shows it on
+`stories`), so here they have it. An L1 is in units of rows of mean norm 1.
 
 Shapes: B rows, D = d_in, N = width.
 """

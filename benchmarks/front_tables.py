@@ -71,11 +71,14 @@ def _front_lines(mine: Sequence[Row], other: Sequence[Row]) -> list[Row]:
             lines.append({"score": name, "L0": " and ".join(spans), "verdict": "no common L0"})
             continue
         shown = math.exp if score == "fvu" else float
-        gap = f"{100 * math.expm1(found.difference):+.1f} %" if score == "fvu" else f"{found.difference:+.4f} nats"
-        half = f"{100 * math.expm1(found.half):.1f} %" if score == "fvu" else f"{found.half:.4f}"
+        ends = found.difference, found.difference - found.half, found.difference + found.half
+        if score == "fvu":
+            gap, low, high = (f"{100 * math.expm1(end):+.1f} %" for end in ends)
+        else:
+            gap, low, high = (f"{end:+.4f} nats" for end in ends)
         lines.append(
-            {"score": name, "L0": f"{found.low:.3g}–{found.high:.3g}", "ours ": shown(found.ours),
-             "theirs": shown(found.theirs), "ours − theirs": f"{gap} ± {half}", "verdict": found.verdict}
+            {"score": name, "L0": f"{found.low:.3g}–{found.high:.3g}", "our mean": shown(found.ours),
+             "their mean": shown(found.theirs), "ours − theirs": f"{gap} ({low} … {high})", "verdict": found.verdict}
         )  # fmt: skip
     return lines
 
@@ -86,8 +89,8 @@ def _recovery_lines(mine: Sequence[Row], other: Sequence[Row]) -> list[Row]:
         values, others = best_of(mine, score), best_of(other, score)
         difference, half = welch(values, others)
         lines.append(
-            {"score": name, "L0": None, "ours ": -statistics.mean(values), "theirs": -statistics.mean(others),
-             "ours − theirs": f"{-difference:+.4f} ± {half:.4f}", "verdict": verdict(difference, half)}
+            {"score": name, "L0": None, "our mean": -statistics.mean(values), "their mean": -statistics.mean(others),
+             "ours − theirs": f"{-difference:+.4f} ({-difference - half:+.4f} … {-difference + half:+.4f})", "verdict": verdict(difference, half)}
         )  # fmt: skip
     return lines
 

@@ -2,8 +2,8 @@
 
     c = BatchTopK(ReLU(W_enc x + b_enc), B·k),   x̂ = c W_dec + b_dec,   L = mean_B ‖x − x̂‖²
 
-A row's codes then depend on its neighbours, so a trained dictionary uses a threshold instead: c = z where z > θ. θ is the
-running mean of the smallest code that was kept in a batch.
+A row's codes then depend on its neighbours, so a trained dictionary uses a threshold instead: c = z where z > θ. θ is
+the running mean of the smallest code that was kept in a batch.
 
 Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", arXiv 2412.06410. Left out: AuxK, which revives dead
 features of any variant (`training/dead.py`).

@@ -3,8 +3,8 @@
     c = ReLU(Σ_s W_enc^s x^s + b_enc),   x̂^s = c W_dec^s + b_dec^s,
     L = mean_B( Σ_s ‖x^s − x̂^s‖² + λ Σ_n c_n Σ_s ‖W_dec,n^s‖ )
 
-A feature's norm at a site says how much it matters there; one of norm 0 is absent. The price of a feature is the sum of
-its norms, so that a feature of few sites is cheaper than one of many.
+A feature's norm at a site says how much it matters there; one of norm 0 is absent. The price of a feature is the sum
+of its norms, so that a feature of few sites is cheaper than one of many.
 
 The sites' rows lie side by side, x = [x¹ … x^S] of width ΣD_s, each scaled to mean norm 1; W_enc and W_dec have the same
 blocks. Exported rows of W_dec have norm 1 over all sites together, in raw units.

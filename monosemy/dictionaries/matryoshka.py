@@ -1,4 +1,4 @@
-"""Matryoshka dictionaries: the first features alone must reconstruct as well as they can, then twice as many, and so on.
+"""Matryoshka dictionaries: the first features alone must reconstruct as well as they can, then twice as many …
 
     c = BatchTopK(ReLU(W_enc x + b_enc), B·k),   x̂_g = Σ_{n < N_g} c_n W_dec,n + b_dec,   L = mean_B mean_g ‖x − x̂_g‖²
 
@@ -6,8 +6,8 @@ In one flat dictionary a broad feature is split and absorbed into narrow ones as
 dictionaries keep the broad ones. N_g are N/16, N/8, N/4, N/2 and N.
 
 Source: Bussmann et al. 2025, "Learning Multi-Level Features with Matryoshka Sparse Autoencoders", arXiv 2503.17547.
-Different here: the mean over levels, so that losses compare with those of others (the paper sums them; Adam does not see
-the factor). Left out: levels drawn at random.
+Different here: the mean over levels, so that losses compare with those of others (the paper sums them; Adam does not
+see the factor). Left out: levels drawn at random.
 
 Shapes: M members, B rows, N width, E = d_out, G levels.
 """

@@ -4,10 +4,9 @@ It is pure functions on parameters with a leading member axis M: members of one 
 the formula of the paper for one member, in plain torch that autograd can follow; `gradients` is the same, stacked, by
 hand and into buffers. The first is the oracle of the second.
 
-A stack's gradients are computed a few members at a time on a CPU: codes go through memory a dozen times a step, and
-codes of so few stay in its cache. Buffers are features first, `codes_MNB`: every product then has its long side in
-rows, and sums over the batch run along memory. Variants whose codes are sparse have a second way that never makes
-anything of the size B·N or N·D (`sparse.py`).
+On a CPU a stack's gradients are computed a few members at a time, whose codes stay in its cache. Buffers are features
+first, `codes_MNB`: every product then has its long side in rows, and sums over the batch run along memory. Variants
+whose codes are sparse have a second way that never makes anything of the size B·N or N·D (`sparse.py`).
 
 Shapes: B rows, D = d_in, E = d_out, N = width, M members (of the stack, or of the part at hand).
 """
@@ -219,8 +218,7 @@ class Variant(ABC):
         x_BD = x_BD.T.contiguous().T
         target_BE = x_BD if target_BE is None else target_BE.T.contiguous().T
         found = []
-        for part, own, numbers, work_of_part in self._parts(params, hyper, work):
-            del part
+        for own, numbers, work_of_part in self._parts(params, hyper, work):
             seen = self.seen(x_BD, numbers)
             self.encode(own, seen, numbers, work_of_part)
             found.append(self.backward(own, seen, target_BE, numbers, work_of_part))
@@ -238,15 +236,15 @@ class Variant(ABC):
     def mean_l0(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> torch.Tensor:
         """Mean number of active features of these rows: `l0_M`."""
         found = []
-        for _, own, numbers, work_of_part in self._parts(params, hyper, work):
+        for own, numbers, work_of_part in self._parts(params, hyper, work):
             self.encode(own, self.seen(x_BD, numbers), numbers, work_of_part)
             found.append((work_of_part.codes_MNB != 0).sum(dim=(1, 2)) / len(x_BD))
         return torch.cat(found)
 
-    def _parts(self, params: Params, hyper: Hyper, work: Workspace) -> Iterator[tuple[slice, Params, Hyper, Workspace]]:
+    def _parts(self, params: Params, hyper: Hyper, work: Workspace) -> Iterator[tuple[Params, Hyper, Workspace]]:
         for part, work_of_part in work.parts():
-            own = self.effective({name: tensor[part] for name, tensor in params.items()})
-            yield part, own, hyper.member(part), work_of_part
+            own = {name: tensor[part] for name, tensor in params.items()}
+            yield self.effective(own), hyper.member(part), work_of_part
 
     @abstractmethod
     def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:

@@ -1,8 +1,8 @@
 """M dictionaries of one variant and width, stepped together.
 
 A step: gradients by hand (the variant's, and a remedy's for dead features), clipped where asked, and one kernel that
-takes out what is along unit-norm decoder rows, moves every row by Adam and restores its norm. Codes are treated as dense
-for the whole stack, or member by member as sparse (`sparse_step.py`), whichever is cheaper at their density.
+takes out what is along unit-norm decoder rows, moves every row by Adam and restores its norm. Codes are treated as
+dense for the whole stack, or member by member as sparse (`sparse_step.py`), whichever is cheaper at their density.
 
 A member whose loss is not finite is left as it was before that step, while the others go on.
 
@@ -11,67 +11,37 @@ Shapes: M members, B rows, N width, D = d_in, E = d_out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 
-from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.sparse import PIECE, Encoder, SparseVariant
-from monosemy.dictionaries.store import VARIANTS
-from monosemy.dictionaries.variant import Hyper, Params, Shape, StepStatistics, Variant, Workspace, member_of
+from monosemy.dictionaries.variant import Hyper, StepStatistics, Workspace, member_of
 from monosemy.kernels.choose import kernels_for
 from monosemy.kernels.firings import AdamStep
-from monosemy.runtime import DTYPES, UsageError, generator_for
+from monosemy.runtime import UsageError, generator_for
 from monosemy.training import dense_step, sparse_step
 from monosemy.training.compute import MEASURE_EVERY, sparse_from_now_on
 from monosemy.training.dead import dead_gradient
 from monosemy.training.frame import Framed
-from monosemy.training.optimiser import BETAS, EPS, Moments, Rates
+from monosemy.training.optimiser import BETAS, EPS, Rates
 from monosemy.training.resample import copies, replace_features
 from monosemy.training.settings import Member, TrainSettings
 from monosemy.training.sparse_step import SparseWork
+from monosemy.training.stack import Stack
 
 
-class Ensemble:
-    """A stack in training. `members` are alike in variant and width."""
+class Ensemble(Stack):
+    """A stack that makes steps."""
 
     def __init__(
         self, members: Sequence[Member], settings: TrainSettings, frame: Framed, device: torch.device, batch: int
     ) -> None:
-        self.members = list(members)
-        self.variant: Variant = VARIANTS[self.members[0].variant]
-        self.device, self.settings, self.frame = device, settings, frame
-        self._seen_D, self._target_E = frame.scaling.seen_D.to(device), frame.scaling.target_E.to(device)
-        self.shape = Shape(len(self.members), frame.d_in, self.members[0].width, batch, frame.d_out, frame.sites)
-        params = self.variant.init(self.shape, [member.seed for member in self.members], frame.centre)
-        self.params: Params = {name: tensor.contiguous().to(device) for name, tensor in params.items()}
-        self.trained = {name: tensor for name, tensor in self.params.items() if name not in self.variant.tracked}
-        self.moments = Moments.zeros(self.trained)
-        self.average = {name: tensor.clone() for name, tensor in self.trained.items()} if settings.optimiser.ema else {}
-        self.hyper = self._hyper()
-        # Only an L1 penalty can do without unit rows: rescaling rows would change which k codes are the largest.
-        weighted = settings.penalty == "norm-weighted" and self.variant.sparsity == "l1"
-        self.unit_norm = not (weighted or self.variant.free_norms)
+        super().__init__(members, settings, frame, device, batch)
         self.kernels = kernels_for(settings.compute.kernels, device)
         self.sparse = self.sparse_next = self._sparse_from_the_start()
-        self.step_count = 0
         self.last_rows_BD: torch.Tensor | None = None
-        zeros_MN = torch.zeros(self.shape.members, self.shape.width, dtype=torch.int64, device=device)
-        self.last_fired_MN, self.resampled_MN = zeros_MN, zeros_MN - settings.dead.resample_warmup
-        self.failed_M = zeros_MN[:, 0].clone()  # the step whose loss was not finite; 0: none
-        self.lr_M = torch.tensor([member.lr for member in self.members], device=device)
-
-    def _hyper(self) -> Hyper:
-        weights = [member.penalty_weight(self.settings.penalty, self.shape.d_in) for member in self.members]
-        counts = [member.k or 0 for member in self.members]
-        l1_M, k_M = torch.tensor(weights, device=self.device), torch.tensor(counts, device=self.device)
-        noise_M = None
-        if self.variant.noisy:
-            noise_M = torch.tensor([member.noise or 0.0 for member in self.members], device=self.device)
-        weighted, dtype = self.settings.penalty == "norm-weighted", DTYPES[self.settings.compute.dtype]
-        return Hyper(l1_M, k_M, weighted, noise_M, sites=self.shape.sites, dtype=dtype)
 
     def _sparse_from_the_start(self) -> bool:
         way = self.settings.compute.way
@@ -105,16 +75,6 @@ class Ensemble:
         """x̂ − target of the last step's rows, in the units of training."""
         return self.sparse_work.residual_MBE if self.sparse else self.work.residual_MBE
 
-    def hyper_now(self, l1_factor: float = 1.0, progress: float = 1.0) -> Hyper:
-        """The members' numbers at the coming step, with its noise for variants that want it."""
-        noise_BD = None
-        if self.variant.noisy:
-            generator = generator_for("noise", self.step_count, device=self.device)
-            shape = (self.shape.batch, self.shape.d_in)
-            noise_BD = torch.randn(shape, generator=generator, device=self.device)
-        l1_M = self.hyper.l1_M * l1_factor
-        return replace(self.hyper, l1_M=l1_M, noise_BD=noise_BD, progress=progress, sparsity=l1_factor)
-
     def step(
         self,
         x_BD: torch.Tensor,
@@ -133,7 +93,7 @@ class Ensemble:
         statistics = one_step(rows_BD, target_BE, hyper, dead_MN, lr_factor)
         self.step_count += 1
         self.last_fired_MN.masked_fill_(statistics.fired_MN, self.step_count)
-        self._track(statistics, hyper)
+        self.track(statistics, hyper)
         for name, average in self.average.items():
             average.lerp_(self.params[name], 1 - self.settings.optimiser.ema)
         self._measure_density()
@@ -150,10 +110,10 @@ class Ensemble:
                 self.settings.dead, self.variant.effective(self.params), seen, dead_MN, self.work
             )
         self.variant.chain(self.params, self.work.grads)
-        self._note_failures(statistics)
+        self.note_failures(statistics)
         dense_step.update(
             self.variant, self.trained, self.work.grads, self.moments, AdamStep(*BETAS, EPS, self.step_count + 1),
-            self._rates(factor), self.kernels, unit=self.unit_norm, clip=self.settings.optimiser.clip,
+            self.rates_now(factor), self.kernels, unit=self.unit_norm, clip=self.settings.optimiser.clip,
         )  # fmt: skip
         return statistics
 
@@ -171,15 +131,15 @@ class Ensemble:
             made, statistics = sparse_step.forward(
                 self.variant, params, seen_BD, target_BE, numbers, self.kernels, work, m
             )
-            self._note_failures(statistics, m)
+            self.note_failures(statistics, m)
             extra = None
             if dead_MN is not None:
                 extra = dead_gradient(self.settings.dead, params, seen_BD, self.residual_MBE[m], dead_MN[m])
-            rates = self._rates(factor)
+            rates = self.rates_now(factor)
             sparse_step.update(
                 self.variant, params, member_of(self.moments.mean, m), member_of(self.moments.square, m), made,
-                seen_BD, work.residual_MGBE[m], extra, adam, Rates(rates.feature_MN[m], rates.member_M[m]), self.kernels,
-                unit=self.unit_norm, clip=self.settings.optimiser.clip,
+                seen_BD, work.residual_MGBE[m], extra, adam, Rates(rates.feature_MN[m], rates.member_M[m]),
+                self.kernels, unit=self.unit_norm, clip=self.settings.optimiser.clip,
             )  # fmt: skip
             found.append(statistics)
         return StepStatistics.joined(found)
@@ -195,33 +155,6 @@ class Ensemble:
         if measured and self.settings.compute.way == "auto" and self.step_count % MEASURE_EVERY == 0:
             density = float(self._l0_M().mean()) / self.shape.width
             self.sparse_next = sparse_from_now_on(density, self.kernels.name, self.sparse)
-
-    def _rates(self, factor: float) -> Rates:
-        """The coming step's: of features [M, N] and members [M]. A resampled feature's rise from 0."""
-        lr_M = torch.where(self.failed_M > 0, -1.0, self.lr_M * factor)
-        lr_MN = lr_M[:, None].expand(-1, self.shape.width)
-        if self.settings.dead.remedy == "resample":
-            warmup = self.settings.dead.resample_warmup
-            lr_MN = lr_MN * ((self.step_count - self.resampled_MN + 1) / warmup).clamp_max(1.0)
-        return Rates(lr_MN.contiguous(), lr_M)
-
-    def _note_failures(self, statistics: StepStatistics, member: int | None = None) -> None:
-        failed_M = self.failed_M if member is None else self.failed_M[member : member + 1]
-        now_M = ~statistics.loss_M.isfinite() & (failed_M == 0)
-        failed_M.masked_fill_(now_M, self.step_count + 1)
-
-    def _track(self, statistics: StepStatistics, hyper: Hyper) -> None:
-        if not self.variant.tracked:
-            return
-        before = {name: self.params[name].clone() for name in self.variant.tracked}
-        self.variant.track(self.params, statistics, hyper)
-        for name, old in before.items():
-            failed = (self.failed_M > 0).reshape(-1, *[1] * (old.ndim - 1))
-            self.params[name].copy_(torch.where(failed, old, self.params[name]))
-
-    def dead_MN(self) -> torch.Tensor:
-        """Which features were not active in the last `dead_after` steps."""
-        return self.step_count - self.last_fired_MN >= self.settings.dead.dead_after
 
     def resample(self, target_BE: torch.Tensor) -> None:
         """Give dead features new weights, from the raw rows that the last step was to reconstruct (`resample.py`)."""
@@ -257,17 +190,6 @@ class Ensemble:
                 row |= {"loss": None, "reconstruction": None, "failed": step}
         return found
 
-    def failure(self, index: int) -> str | None:
-        """What is known of a member whose loss was not finite, or None."""
-        step, member = int(self.failed_M[index]), self.members[index]
-        if not step:
-            return None
-        largest = max(float(tensor[index].abs().max()) for tensor in self.params.values())
-        return (
-            f"the loss of {member} was not finite at step {step}, with weights of up to {largest:.3g}; "
-            f"lower its learning rate (={member.lr})"
-        )
-
     def _l0_M(self) -> torch.Tensor:
         assert self.last_rows_BD is not None, "metrics are a step's"
         if not self.sparse:
@@ -281,30 +203,6 @@ class Ensemble:
             code_F = self.variant.codes(params, self.variant.choose(params, encoder, numbers), numbers)
             found.append((code_F != 0).sum() / len(rows_BD))
         return torch.stack(found)
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def export(self, index: int) -> Dictionary:
-        """Member `index` of `members` as a dictionary for raw activations, on the CPU."""
-        params = {name: tensor[index].cpu().clone() for name, tensor in {**self.params, **self.average}.items()}
-        return self.variant.export(params, self.hyper.member(index), self.frame.scaling)
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Everything that a step depends on, by name."""
-        groups = {
-            "params": self.params, "mean": self.moments.mean, "square": self.moments.square, "average": self.average
-        }  # fmt: skip
-        state = {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
-        state |= {"last_fired": self.last_fired_MN, "resampled": self.resampled_MN, "failed": self.failed_M}
-        return {**state, "step_count": torch.tensor(self.step_count), "sparse": torch.tensor(self.sparse_next)}
-
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from what `state()` gave."""
-        for name, tensor in self.state().items():
-            if name not in ("step_count", "sparse"):
-                tensor.copy_(state[name])
-        self.step_count, self.sparse_next = int(state["step_count"]), bool(state["sparse"])
 
 
 def ensembles_of(

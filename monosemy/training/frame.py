@@ -1,9 +1,9 @@
 """The frame in which training sees the rows: their scale, and where b_dec starts.
 
 `unit` divides all coordinates by the mean norm of the rows, so that L1 means the same anywhere. `whiten` divides each
-coordinate by its own std (and by √D, so that centred rows have a mean squared norm of 1). Sites that lie side by side are
-scaled one by one, and so are inputs and targets of different sites. Exported dictionaries take raw rows: scales are
-folded into their weights.
+coordinate by its own std (and by √D, so that centred rows have a mean squared norm of 1). Sites that lie side by side
+are scaled one by one, and so are inputs and targets of different sites. Exported dictionaries take raw rows: scales
+are folded into their weights.
 
 b_dec starts at the mean of the rows or at their geometric median, the point with the smallest mean distance to them,
 which outliers hardly move (Bricken et al. 2023); it is found by Weiszfeld's iteration. Std and median are those of the
@@ -103,7 +103,8 @@ def _scale(frame: Frame, norms: Sequence[float], widths: Sequence[int], sample_X
     if sample_XD is not None and frame.scale == "whiten":
         std_D = sample_XD.double().std(dim=0)
         least = LEAST_STD * std_D.square().mean().sqrt().clamp_min(1e-30)
-        return (1 / (std_D.clamp_min(least) * len(std_D) ** 0.5)).float()
+        scale_D: torch.Tensor = 1 / (std_D.clamp_min(least) * len(std_D) ** 0.5)
+        return scale_D.float()
     factors = [1 / norm if frame.scale == "unit" and norm > 0 else 1.0 for norm in norms]
     return torch.cat([torch.full((width,), factor) for width, factor in zip(widths, factors, strict=True)])
 

@@ -54,9 +54,9 @@ def train_stacks(
 ) -> list[dict[str, float | None]]:
     """Train all stacks for `steps` steps; the last metrics of every member, stack by stack.
 
-    With a `folder`, metrics go to `metrics.jsonl` in it (and to `tracker`) and checkpoints under `scratch/`; a checkpoint found there is
-    gone on from. `watch` is called before the first step and after each. Raises UsageError at NaN or Inf in the rows,
-    and where no member's loss is finite any more.
+    With a `folder`, metrics go to `metrics.jsonl` in it (and to `tracker`) and checkpoints under `scratch/`; a
+    checkpoint found there is gone on from. `watch` is called before the first step and after each. Raises UsageError at
+    NaN or Inf in the rows, and where no member's loss is finite any more.
     """
     settings.dead.check_steps(steps, settings.schedule.decay)
     checkpoint = folder / "scratch" / "checkpoint.safetensors" if folder is not None else None

@@ -1,9 +1,9 @@
 """The optimiser: Adam on every row of the parameters, with decoder rows kept at norm 1.
 
-One step is torch.optim.Adam's, member by member. What it needs is kept by name: running means of the gradient and of its
-square. The step itself is a kernel (`kernels/`): the part of a decoder row's gradient along that row is taken out, Adam
-moves the row, its norm is restored, all in one pass. Learning rates are per row, so members may differ in theirs, and a
-feature that was resampled can start slowly; a negative one leaves a row as it is.
+One step is torch.optim.Adam's, member by member. What it needs is kept by name: running means of the gradient and of
+its square. The step itself is a kernel (`kernels/`): the part of a decoder row's gradient along that row is taken out,
+Adam moves the row, its norm is restored, all in one pass. Learning rates are per row, so members may differ in theirs,
+and a feature that was resampled can start slowly; a negative one leaves a row as it is.
 
 Shapes: M members, N width; R rows of a parameter laid out as a matrix.
 """
