@@ -80,6 +80,8 @@ def best(fronts: Sequence[Points], l0_L: np.ndarray) -> np.ndarray:
 
 def compare(ours: Side, theirs: Side) -> Compared | None:
     """The two sides over their common L0; None where they have none."""
+    if not ours or not theirs:
+        return None
     l0_L = _grid([ours, theirs])
     sides = [{seed: best(fronts, l0_L) for seed, fronts in side.items()} for side in (ours, theirs)]
     both_L = np.all([np.isfinite(values_L) for side in sides for values_L in side.values()], axis=0)
@@ -95,8 +97,10 @@ def compare(ours: Side, theirs: Side) -> Compared | None:
 def front_ranks(sides: Mapping[str, Side]) -> dict[str, float]:
     """Mean place of each kind among those whose fronts reach an L0, over all L0 that at least LEAST_SHARE of them reach:
     0 for one that is always best, 1 for one that is always worst. Kinds that reach no such L0 are left out."""
+    sides = {name: side for name, side in sides.items() if side}
     l0_L = _grid(list(sides.values()))
-    table_KL = np.array([np.mean([best(fronts, l0_L) for fronts in side.values()], axis=0) for side in sides.values()])
+    means = [np.mean([best(fronts, l0_L) for fronts in side.values()], axis=0) for side in sides.values()]
+    table_KL = np.array(means)
     shared_L = np.isfinite(table_KL).sum(axis=0) >= max(2.0, LEAST_SHARE * len(sides))
     places: dict[str, list[float]] = {name: [] for name in sides}
     for values_K in table_KL[:, shared_L].T:

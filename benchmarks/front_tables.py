@@ -88,9 +88,10 @@ def _recovery_lines(mine: Sequence[Row], other: Sequence[Row]) -> list[Row]:
     for score, name in RECOVERED.items():
         values, others = best_of(mine, score), best_of(other, score)
         difference, half = welch(values, others)
+        low, high = -difference - half, -difference + half
         lines.append(
             {"score": name, "L0": None, "our mean": -statistics.mean(values), "their mean": -statistics.mean(others),
-             "ours − theirs": f"{-difference:+.4f} ({-difference - half:+.4f} … {-difference + half:+.4f})", "verdict": verdict(difference, half)}
+             "ours − theirs": f"{-difference:+.4f} ({low:+.4f} … {high:+.4f})", "verdict": verdict(difference, half)}
         )  # fmt: skip
     return lines
 

@@ -24,11 +24,13 @@ import torch
 from peers import Step, dictionary_learning, quietly, saelens
 from record import table, write_record
 
-from monosemy.data.rows import statistics_of
+from monosemy.data.rows import ArrayRows
 from monosemy.data.synthetic import World, WorldSettings
 from monosemy.runtime import full_rate_products
 from monosemy.training.ensemble import ensembles_of
+from monosemy.training.frame import framed
 from monosemy.training.settings import TrainSettings, grid
+from monosemy.training.sweep import settings_from
 
 L1 = tuple(10 ** (e / 4) for e in range(-8, 9))
 DOUBLINGS = range(-2, 6)
@@ -40,7 +42,8 @@ PEER_STEPS = 100_000  # a run long enough for the peers' schedules not to end
 def ours(settings: TrainSettings, d_in: int, first_BD: torch.Tensor) -> Step:
     """Stacks of members of one width."""
     device = torch.device("cpu")
-    stacks = ensembles_of(grid(settings, d_in), settings, statistics_of([first_BD]), device, settings.batch)
+    frame = framed(ArrayRows(first_BD), settings.frame)
+    stacks = ensembles_of(grid(settings, d_in), settings, frame, device, settings.batch)
 
     def step(x_BD: torch.Tensor) -> None:
         with torch.no_grad(), full_rate_products(device):
@@ -112,7 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     world = World(WorldSettings(d_in=options.d_in, features=options.features))
     widths = tuple(int(options.features * 2.0**r) for r in DOUBLINGS)
-    settings = TrainSettings(width=widths, l1=L1, penalty="interim", scale="none", lr=(1e-3,), batch=options.batch)
+    settings = settings_from(width=widths, l1=L1, penalty="interim", scale="none", lr=1e-3, batch=options.batch)
     stream = world.batches(options.batch, seed=0)
     batches = [next(stream) for _ in range(WARM_UP + options.rounds)]
     times = measure(arms_of(settings, options.d_in, batches[0]), batches)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from monosemy.dictionaries.gated import Gated
-from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape, Workspace, member_of
+from monosemy.dictionaries.stacked import member_of
+from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape, Workspace
 from monosemy.metrics.fidelity import fidelity
 from monosemy.training.sweep import fit
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from monosemy.dictionaries.jumprelu import BANDWIDTH, FARTHEST, LOWER, RATE, JumpRelu, JumpReluDictionary
+from monosemy.dictionaries.stacked import member_of
 from monosemy.dictionaries.variant import (
     Centre,
     Hyper,
@@ -16,7 +17,6 @@ from monosemy.dictionaries.variant import (
     Shape,
     StepStatistics,
     Workspace,
-    member_of,
 )
 from monosemy.kernels.choose import kernels_for
 from monosemy.kernels.firings import Firings

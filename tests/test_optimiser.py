@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,17 @@ import pytest
 import torch
 
 from monosemy.data.rows import ArrayRows
+from monosemy.data.synthetic import World, WorldSettings
 from monosemy.dictionaries.store import VARIANTS
+from monosemy.metrics.evaluate import evaluate
 from monosemy.metrics.fidelity import fidelity
+from monosemy.report.table import print_scores
 from monosemy.runtime import UsageError
 from monosemy.training.ensemble import Ensemble
 from monosemy.training.frame import framed
 from monosemy.training.loop import train_stacks
 from monosemy.training.settings import grid
-from monosemy.training.sweep import fit, fit_grid, settings_from
+from monosemy.training.sweep import fit, fit_grid, settings_from, train
 
 D, N, B = 12, 24, 40
 X = torch.relu(torch.randn(4000, D, generator=torch.Generator().manual_seed(0)))
@@ -133,3 +138,23 @@ def test_a_run_with_a_broken_member_says_so_in_its_files(tmp_path: Path) -> None
 def test_bad_numbers_are_explained(options: dict[str, float], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         fit(X, **options)
+
+
+def test_a_failed_member_is_scored_but_never_chosen(tmp_path: Path) -> None:
+    world = World(WorldSettings(d_in=8, features=12, l0=2)).save(tmp_path / "world")
+    options = {"width": 12, "lr": (3e-3, 1e30), "warmup": 0.0, "batch": 64, "steps": 60}
+    made = train(world, out=tmp_path / "d", **options)
+    assert made.members[0]["failure"] is None
+    assert "not finite at step" in made.members[1]["failure"]
+    scores = evaluate(made, world, out=tmp_path / "scores", rows=500)
+    assert scores.chosen == 0
+    assert scores.rows[1]["failure"] == made.members[1]["failure"]
+    assert "failed" in capture(print_scores, scores.rows, scores.chosen)
+
+
+def capture(show: Any, *arguments: Any) -> str:
+    """What is printed."""
+    heard = io.StringIO()
+    with contextlib.redirect_stdout(heard):
+        show(*arguments)
+    return heard.getvalue()

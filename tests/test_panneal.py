@@ -7,7 +7,8 @@ import torch
 
 from monosemy.dictionaries.panneal import DELTA, P_END, P_START_AT, PAnneal, exponent
 from monosemy.dictionaries.relu import Relu
-from monosemy.dictionaries.variant import Centre, Hyper, Shape, Workspace, member_of
+from monosemy.dictionaries.stacked import member_of
+from monosemy.dictionaries.variant import Centre, Hyper, Shape, Workspace
 from monosemy.metrics.fidelity import fidelity
 from monosemy.training.sweep import fit, fit_grid
 

@@ -117,7 +117,6 @@ def features(
 
 def _fitting_site(grid: DictionaryStore, member: int, model: LanguageModel, store: TokenStore) -> str:
     """The site of the grid, once it is clear that everything goes together."""
-    d_in = grid.directions(member).shape[1]
     if grid.site is None:
         raise UsageError(
             f"{grid.artifact.path}: does not name the site its activations came from, so features cannot be looked "
@@ -130,9 +129,9 @@ def _fitting_site(grid: DictionaryStore, member: int, model: LanguageModel, stor
         )
     model.check_site(grid.site)
     model.check_tokens(store)
-    if model.width_of(grid.site) != d_in:
+    if model.width_of(grid.site) != grid.d_in:
         raise UsageError(
-            f"{grid.artifact.path}: dictionaries of width d_in = {d_in}, and {grid.site} of this model is "
+            f"{grid.artifact.path}: dictionaries of width d_in = {grid.d_in}, and {grid.site} of this model is "
             f"{model.width_of(grid.site)} wide; name the model that the activations came from"
         )
     return grid.site
@@ -167,7 +166,8 @@ def _write(
     _write_tables(draft, counts, top.best, n_tokens, other_seed, _named(documents, store))
     edges, counts_NH = counts.histogram()
     save_tensors(draft.file("histogram.safetensors"), {"edges": edges, "counts": counts_NH})
-    logits = extreme_tokens(model, site, dictionary.W_dec_ND, settings.n_logits, store.vocab_size)
+    written = grid.artifact.info.get("target_site", site)  # a transcoder's features act there
+    logits = extreme_tokens(model, written, dictionary.W_dec_ND, settings.n_logits, store.vocab_size)
     if logits is not None:
         save_tensors(draft.file("logits.safetensors"), logits)
     own_tokenizer = store.artifact.path / "tokenizer" / "tokenizer.json"

@@ -3,15 +3,15 @@
     a = W_enc x,   π = a + b_enc,   c = H(π) · ReLU(e^r a + b_mag),   x̂ = c W_dec + b_dec
     L = mean_B( ‖x − x̂‖² + λ Σ_n ReLU(π_n) + ‖x − x̂_frozen(ReLU(π))‖² )
 
-The L1 penalty shrinks ReLU(π) and not the codes. The last term decodes ReLU(π) with a decoder that is a constant to it,
-so that the gate is trained to find what reconstructs. r and b_mag [N] are a feature's own. Decoder rows have norm 1;
-with the penalty "norm-weighted" they are free and a gate costs λ ReLU(π_n) ‖W_dec,n‖.
+The L1 penalty shrinks ReLU(π) and not the codes. The last term decodes ReLU(π) with a decoder that is a constant to
+it, so that the gate is trained to find what reconstructs. r and b_mag [N] are a feature's own. Decoder rows have norm
+1; with the penalty "norm-weighted" they are free and a gate costs λ ReLU(π_n) ‖W_dec,n‖.
 
-A gate is open where e^r a + b_mag > b_mag − e^r b_enc, so a trained one is exactly a JumpReLU dictionary whose thresholds
-are that, or 0 where that is below 0.
+A gate is open where e^r a + b_mag > b_mag − e^r b_enc, so a trained one is exactly a JumpReLU dictionary whose
+thresholds are that, or 0 where that is below 0.
 
-Source: Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders", arXiv 2404.16014. b_enc
-is its b_gate. Left out: subtracting b_dec before the encoder (b_enc and b_mag start as if it were); a sparse way.
+Source: Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders", arXiv 2404.16014.
+b_enc is its b_gate. Left out: subtracting b_dec before the encoder (b_enc and b_mag start as if it were); a sparse way.
 
 Shapes: M members, B rows, N width, D = d_in, E = d_out.
 """
@@ -102,8 +102,8 @@ class Gated(Variant):
     def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
         """Magnitudes as z, gates as thresholds; both grow as codes do."""
         scale_N, b_mag_N = params["log_scale"].exp(), params["b_mag"]
-        linear = {name: params[name] for name in ("W_dec", "b_dec") if name in params}
-        linear |= {"W_enc": params["W_enc"] * scale_N[:, None], "b_enc": b_mag_N}
+        linear = {**params, "W_enc": params["W_enc"] * scale_N[:, None], "b_enc": b_mag_N}
         tensors, norm_N = stacked.folded(linear, scaling)
+        del tensors["log_scale"], tensors["b_mag"]
         tensors["threshold"] = (b_mag_N - scale_N * params["b_enc"]).clamp_min(0) * norm_N
         return JumpReluDictionary(tensors)

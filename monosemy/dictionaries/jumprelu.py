@@ -2,8 +2,8 @@
 
     z = W_enc x + b_enc,   c = z · H(z − θ),   x̂ = c W_dec + b_dec,   L = mean_B( ‖x − x̂‖² + λ Σ_n H(z_n − θ_n) )
 
-Source: Rajamanoharan et al. 2024, "Jumping Ahead", arXiv 2407.14435. θ = exp(log θ) gets the paper's pseudo-derivatives,
-a rectangle around the threshold, here of width ε θ, so that they mean the same whatever the rows' scale:
+Source: Rajamanoharan et al. 2024, "Jumping Ahead", arXiv 2407.14435. θ = exp(log θ) gets the paper's
+pseudo-derivatives, a rectangle around the threshold, here of width ε θ, so that it means the same at any scale of rows:
 
     ∂c/∂θ = −(θ/εθ) · [|z − θ| < εθ/2],   ∂H/∂θ = −(1/εθ) · [|z − θ| < εθ/2]
 
@@ -15,8 +15,8 @@ The dial is k, the mean L0 to end at, instead of λ. Two numbers of a member see
   pseudo-derivative sees in it. This is the Lagrange multiplier of "mean L0 = k": with it the thresholds' gradients
   are 0 in sum, and they trade entries of little worth for entries of more, from feature to feature.
 
-A threshold above all z of its feature would get no gradient ever again, and with one budget for all features that is how
-they die. Ours is lowered at every batch that has nothing inside its window, as by LOWER entries that are worth λ.
+A threshold above all z of its feature would never get a gradient again: so features die where all share one budget.
+Ours is lowered at every batch that has nothing inside its window, as by LOWER entries that are worth λ.
 
 The schedule's sparsity factor scales λ and the rate of `level`. The paper takes z through a ReLU first; with θ > 0 that
 changes nothing but windows that reach below 0, and ε < 2 leaves none. Left out: λ as a dial; its L0 target of a row.

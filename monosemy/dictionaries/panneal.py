@@ -2,10 +2,10 @@
 
     c = ReLU(W_enc x + b_enc),   x̂ = c W_dec + b_dec,   L = mean_B( ‖x − x̂‖² + λ s Σ_n ((c_n + δ)^p − δ^p) )
 
-p is 1 for the first tenth of the run, then falls linearly to P_END. s, 1 at the start, keeps the penalty's size: whenever
-p falls, s grows by what the batch's sum falls, so λ means throughout what it does for L1. It is tracked as a logarithm,
-from the slope of log Σ in p. With p < 1 the penalty hardly charges more for a large code than for a small one, so codes
-shrink less and small ones vanish. With the penalty "norm-weighted" c_n ‖W_dec,n‖ takes the place of c_n.
+p is 1 for the first tenth of the run, then falls linearly to P_END. s, 1 at the start, keeps the penalty's size as p
+falls: it grows by what the batch's sum shrinks, so λ means throughout what it does for L1. Its logarithm is tracked,
+from the slope of log Σ in p. With p < 1 a large code costs hardly more than a small one, so codes shrink less and small
+ones vanish. With the penalty "norm-weighted" c_n ‖W_dec,n‖ takes the place of c_n.
 
 Source: Karvonen et al. 2024, "Measuring Progress in Dictionary Learning for Language Model Interpretability with Board
 Game Models", arXiv 2408.00113. δ is ours: without it the slope p c^(p−1) is infinite at 0. The paper renews its weight
@@ -28,7 +28,7 @@ from monosemy.dictionaries.variant import Centre, Hyper, Params, Shape, StepStat
 from monosemy.kernels.firings import Firings
 
 P_START_AT, P_END = 0.1, 0.2  # share of the run with p = 1; p at its end
-DELTA = 1e-3  # δ, for rows of norm 1
+DELTA = 1e-2  # δ, for rows of norm 1
 
 
 class PAnneal(Relu):

@@ -4,28 +4,273 @@ The model: x = Σ_n s_n w_n W_dec,n + b_dec + noise,  s_n ~ Bernoulli(α),  w_n 
 trained is the evidence lower bound of q(s, w | x) = Π_n [γ_n N(z_n, σ²) + (1 − γ_n) δ_0], whose encoder is linear:
 
     z = W_enc x + b_enc,   γ_n = sigmoid(gain_n (z_n − threshold_n)),   σ² = s²τ² / (s² + τ²), which is its optimum
-    L = E‖x − x̂‖² + 2s² KL(q ‖ prior),   E‖x − x̂‖² = ‖x − b_dec − Σ γ z W_dec‖² + Σ_n [γ σ² + γ (1 − γ) z²]
+    L = mean_B( E‖x − x̂‖² + 2s² KL(q ‖ prior) )           (2s² times the negative bound, but for a constant)
+    E‖x − x̂‖² = ‖x − b_dec − Σ γ z W_dec‖² + Σ_n [γ σ² + γ (1 − γ) z²]
+    KL = Σ_n [γ log γ/α + (1 − γ) log (1 − γ)/(1 − α) + γ/2 (log τ²/σ² + (σ² + (z − m)²)/τ² − 1)]
 
-With a linear decoder of unit rows that expectation is exact: nothing is sampled. L is 2s² times the negative bound.
+The decoder is linear and has unit rows, so the expectation is exact and nothing is sampled.
 
-- The dial k is the prior's expected number of features: α = k / N (at most ½). It is no target: L0 follows from s².
-- s², and one m and τ for all features, are running estimates (empirical Bayes). A slab of its own for each feature
-  let weak ones shrink, and many died. s² is reached from the rows' own variance, geometrically, over the first part
-  of a run (deterministic annealing); with s² as estimated from the start, features got stuck as copies of others.
+- The dial k is the prior's expected number of features: α = k / N (at most ½). It is no target: how many are present
+  follows from s², and k moves that little.
+- s², and one m and one τ for all features, are running estimates (empirical Bayes). With a slab of its own for each
+  feature weak ones shrank and many died. At first s² is the rows' own variance, and goes to its estimate geometrically
+  over ANNEAL of the run; otherwise more features end as copies.
 
-**Presence.** γ is over-confident, as the optimum of a factorised bound is: logit γ(z) is the mean of a log-odds where
-what z alone tells is the mean of a probability. So a second reading of z is trained beside it, which changes nothing
-else, by cross-entropy to t, the posterior probability of feature n when the others are at their means,
+**Presence.** γ is over-confident, as what maximises a factorised bound is: logit γ is a mean of log-odds, where what z
+alone tells is the mean of a probability. So a second reading of z is trained beside it, which changes nothing else, by
+cross-entropy to t: the posterior probability of feature n under the model when the others are at their means.
 
-    t = sigmoid( logit α_n + ½ log(s²/(τ²+s²)) + p²/2s² − (p−m)²/2(τ²+s²) ),   p = ⟨x − x̂ + γ_n z_n W_dec,n, W_dec,n⟩
+    t = sigmoid( logit α_n + ½ log(s²/(τ²+s²)) + p²/2s² − (p−m)²/2(τ²+s²) ),   p = ⟨x − x̂, W_dec,n⟩ + γ_n z_n
     presence = sigmoid(v + curve · v²),   v = max( slope (z − shift), −1 / (2 curve) )
 
-with α_n the running mean of γ_n. Log-odds of a Gaussian slab are quadratic in z; the max keeps presence rising with z.
-A code is z where presence > ½, that is z > shift. `benchmarks/calibration.py` measures how well it is calibrated.
+α_n is the running mean of γ_n. (Log-odds of a Gaussian slab in Gaussian noise are quadratic; the max keeps presence
+from falling with z.) A code is z where presence is above ½, that is above `shift`, and z > 0. No truth is used. How well
+calibrated it is on worlds with known truth: `benchmarks/calibration.py`.
 
-Source: Tonolini, Jensen & Murray-Smith 2019, "Variational Sparse Coding", arXiv 1912.09165... which samples s and w by
-a relaxed reparameterisation, has a deep decoder, and warms its spike up. Left out: pseudo-inputs as a prior, its
-"variational" mixture; free decoder norms.
+Source: Tonolini, Jensen & Murray-Smith 2019, "Variational Sparse Coding" (UAI). It samples s and w by a relaxed
+reparameterisation, since its decoder is deep; the bound in closed form and everything about presence is ours. Left out:
+its prior at learned pseudo-inputs; decoder rows of free norm; a sparse training step (every entry has a gradient).
 
-Shapes: M members, B rows, N width, D = d_in, E = d_out.
+Shapes: M members, B rows, N width, D = d_in, E = d_out; 3 sums of the slab: of γ, γ z, γ (z² + σ²), means over all.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+
+from monosemy.dictionaries import stacked
+from monosemy.dictionaries.dictionary import Dictionary
+from monosemy.dictionaries.relu import ReluDictionary
+from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape, StepStatistics, Variant, Workspace
+
+# For rows of norm 1; γ(0) is sigmoid(−3) = 0.05.
+GAIN, THRESHOLD, CURVE, SLAB = 10.0, 0.3, 0.05, 0.3
+KEEP = 0.99  # of running estimates, a step
+ANNEAL = 0.6  # share of a run
+LEAST_CURVE, LEAST_NOISE, LEAST_RATE = 1e-3, 1e-10, 1e-5
+LEAST_SPREAD = 0.01  # τ², as a share of the slab's mean square
+
+
+class SpikeSlabDictionary(ReluDictionary):
+    """Codes with probabilities. Tensors: those of ReLU's, and [N] each: `slope`, `shift`, `curve` of the presence, and
+    `gain`, `threshold` of γ."""
+
+    name = "spikeslab"
+
+    def presence(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Probability that a feature is present in a row, `probability_BN`."""
+        return torch.sigmoid(_log_odds(self.pre_activations(x_BD), self.tensors))
+
+    def gate(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """γ, the bound's own probability, which is over-confident: `probability_BN`."""
+        z_BN = self.pre_activations(x_BD)
+        return torch.sigmoid(self.tensors["gain"] * (z_BN - self.tensors["threshold"]))
+
+    def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """The value of each feature that is more probable than not and above 0, else 0: `codes_BN`."""
+        z_BN = self.pre_activations(x_BD)
+        return z_BN * (z_BN > self.tensors["shift"].clamp_min(0))
+
+
+class _Prior(NamedTuple):
+    """What a step takes as given, with axes that fit codes: s², m, τ², σ², logit of the prior's α, logit of α_n."""
+
+    noise: torch.Tensor
+    mean: torch.Tensor
+    spread: torch.Tensor
+    width: torch.Tensor
+    logit: torch.Tensor
+    logit_own: torch.Tensor
+
+
+class SpikeSlab(Variant):
+    """Variational spike and slab, in closed form, with a calibrated presence."""
+
+    name = "spikeslab"
+    sparsity = "k"
+    tracked = ("noise", "slab", "rate")
+    of_member = ("b_dec", "noise", "slab")
+
+    def init(self, shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
+        """W_enc, b_enc, W_dec, with a centre b_dec; log_gain, threshold, log_slope, shift, curve, rate [M, N]; noise
+        [M, 1]; slab [M, 3]."""
+        params = stacked.init_linear(shape, seeds, centre)
+        example_MN = params["b_enc"]
+        rate = torch.tensor(-GAIN * THRESHOLD).sigmoid()
+        sums_3 = rate * torch.tensor([1.0, SLAB, 2 * SLAB**2])
+        return {
+            **params,
+            **{name: torch.full_like(example_MN, value) for name, value in _fresh().items()},
+            "rate": rate.expand(example_MN.shape).clone(),
+            "slab": sums_3.expand(shape.members, 3).clone(),
+            "noise": torch.full((shape.members, 1), 1 / shape.d_out),
+        }
+
+    def loss(
+        self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BE: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(E‖target − x̂‖², 2s² (KL + the cross-entropy of presence)), means over rows, for one member."""
+        target_BE = x_BD if target_BE is None else target_BE
+        prior = _Prior(*(each.squeeze() for each in _prior(_stacked(params), target_BE, _one(hyper))))
+        z_BN = x_BD @ params["W_enc"].T + params["b_enc"]
+        u_BN = params["log_gain"].exp() * (z_BN - params["threshold"])
+        gate_BN = u_BN.sigmoid()
+        codes_BN = gate_BN * z_BN
+        error_BE = codes_BN @ params["W_dec"] + params.get("b_dec", 0) - target_BE
+        variance_BN = gate_BN * prior.width + gate_BN * (1 - gate_BN) * z_BN.square()
+        reconstruction = (error_BE.square().sum(dim=1) + variance_BN.sum(dim=1)).mean()
+        kl_BN = gate_BN * (u_BN - prior.logit) - softplus(u_BN) + softplus(prior.logit) + gate_BN * _slab_kl(z_BN, prior)
+        with torch.no_grad():
+            present_BN = _present(codes_BN - error_BE @ params["W_dec"].T, prior)
+        log_odds_BN = _log_odds(z_BN.detach(), _readout(params))
+        entropy_BN = binary_cross_entropy_with_logits(log_odds_BN, present_BN, reduction="none")
+        return reconstruction, 2 * prior.noise * (kl_BN + entropy_BN).sum(dim=1).mean()
+
+    def encode(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> None:
+        """The codes of what is more probable than not; z is left in `work.dcodes_MNB`."""
+        z_MNB = work.dcodes_MNB
+        stacked.pre_activations(x_BD, params["W_enc"], params["b_enc"], z_MNB, hyper.dtype)
+        torch.gt(z_MNB, params["shift"].clamp_min(0)[..., None], out=work.codes_MNB)
+        work.codes_MNB.mul_(z_MNB)
+
+    def backward(
+        self, params: Params, x_BD: torch.Tensor, target_BE: torch.Tensor, hyper: Hyper, work: Workspace
+    ) -> StepStatistics:
+        """The bound's gradients, then those of presence. Codes are γ z here: all features take part."""
+        grads, batch = work.grads, work.codes_MNB.shape[2]
+        fired_MN = stacked.fired(work.codes_MNB)
+        prior = _prior(params, target_BE, hyper)
+        z_MNB, price = work.dcodes_MNB.clone(), 2 * prior.noise
+        gain_MN1 = params["log_gain"].exp()[..., None]
+        u_MNB = gain_MN1 * (z_MNB - params["threshold"][..., None])
+        gate_MNB = u_MNB.sigmoid()
+        codes_MNB = torch.mul(gate_MNB, z_MNB, out=work.codes_MNB)
+        square_M = stacked.decode_residual(codes_MNB, params, target_BE, work.residual_MEB, hyper.dtype)
+        stacked.decoder_gradients(work, hyper.dtype)
+        dz_MNB = work.dcodes_MNB
+        stacked.code_gradient(work.residual_MEB, params["W_dec"], None, dz_MNB, hyper.dtype)  # of γ z, as yet
+        present_MNB = _present(codes_MNB - (batch / 2) * dz_MNB, prior)
+
+        slope_MNB = gate_MNB * (1 - gate_MNB)
+        slab_MNB = _slab_kl(z_MNB, prior)
+        dgate_MNB = prior.width + (1 - 2 * gate_MNB) * z_MNB.square() + price * (u_MNB - prior.logit + slab_MNB)
+        du_MNB = (dgate_MNB / batch + dz_MNB * z_MNB).mul_(slope_MNB)
+        grads["log_gain"].copy_((du_MNB * u_MNB).sum(dim=2))
+        torch.mul(du_MNB.sum(dim=2), -gain_MN1[..., 0], out=grads["threshold"])
+        pull_MNB = 2 * slope_MNB * z_MNB + price * gate_MNB * (z_MNB - prior.mean) / prior.spread
+        dz_MNB.mul_(gate_MNB).addcmul_(gain_MN1, du_MNB).add_(pull_MNB, alpha=1 / batch)
+        stacked.encoder_gradients(work, x_BD, dtype=hyper.dtype)
+        entropy_M = _presence_gradients(params, z_MNB, present_MNB, price / batch, grads)
+
+        variance_MNB = gate_MNB * prior.width + slope_MNB * z_MNB.square()
+        reconstruction_M = square_M + variance_MNB.sum(dim=(1, 2)) / batch
+        kl_MNB = gate_MNB * (u_MNB - prior.logit + slab_MNB) - softplus(u_MNB) + softplus(prior.logit)
+        penalty_M = price[:, 0, 0] * kl_MNB.sum(dim=(1, 2)) / batch + entropy_M
+        second_MNB = z_MNB.square() + prior.width
+        sums = [gate_MNB, codes_MNB, gate_MNB * second_MNB]
+        extra = {
+            "rate": gate_MNB.mean(dim=2),
+            "slab": torch.stack([each.mean(dim=(1, 2)) for each in sums], dim=1),
+            "noise": (reconstruction_M / target_BE.shape[-1])[:, None],
+        }
+        return StepStatistics(reconstruction_M, penalty_M, fired_MN, extra)
+
+    def track(self, params: Params, statistics: StepStatistics, hyper: Hyper) -> None:
+        """Running means of s², of the slab's sums and of γ."""
+        for name in self.tracked:
+            params[name].lerp_(statistics.extra[name], 1 - KEEP)
+
+    def revive(self, params: Params, features_U: torch.Tensor) -> None:
+        """Gate and presence as they started."""
+        for name, value in _fresh().items():
+            params[name][features_U] = value
+
+    def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
+        """What is compared with z grows as z does; probabilities stay as they are."""
+        tensors, norm_N = stacked.folded(params, scaling)
+        readout = _readout(tensors)
+        for name in (*self.tracked, *_fresh()):
+            del tensors[name]
+        scaled = {"shift": params["shift"] * norm_N, "threshold": params["threshold"] * norm_N}
+        steep = {"slope": readout["slope"] / norm_N, "gain": params["log_gain"].exp() / norm_N}
+        return SpikeSlabDictionary({**tensors, **scaled, **steep, "curve": readout["curve"]})
+
+
+def _fresh() -> dict[str, float]:
+    """What gate and presence start from: by name, for every feature."""
+    log_gain = float(torch.tensor(GAIN).log())
+    return {"log_gain": log_gain, "threshold": THRESHOLD, "log_slope": log_gain, "shift": THRESHOLD, "curve": CURVE}
+
+
+def _prior(params: Params, target_BE: torch.Tensor, hyper: Hyper) -> _Prior:
+    """Of a part of a stack, from its running estimates; s² as far as it is annealed."""
+    offset = params["b_dec"][:, None] if "b_dec" in params else 0
+    start_M = (target_BE - offset).square().mean(dim=(-2, -1)).clamp_min(LEAST_NOISE)
+    share = min(1.0, hyper.progress / ANNEAL)
+    noise_M = params["noise"][:, 0].clamp_min(LEAST_NOISE).pow(share) * start_M.pow(1 - share)
+    rate_M, first_M, second_M = params["slab"].unbind(dim=1)
+    mean_M, square_M = first_M / rate_M, second_M / rate_M
+    spread_M = torch.maximum(square_M - mean_M.square(), LEAST_SPREAD * square_M)
+    width_M = noise_M * spread_M / (noise_M + spread_M)
+    alpha_M = (hyper.k_M / params["rate"].shape[1]).clamp_max(0.5)
+    own_MN = params["rate"].clamp(LEAST_RATE, 0.5)
+    of_member = (each[:, None, None] for each in (noise_M, mean_M, spread_M, width_M, torch.logit(alpha_M)))
+    return _Prior(*(each.detach() for each in (*of_member, torch.logit(own_MN)[..., None])))
+
+
+def _slab_kl(z: torch.Tensor, prior: _Prior) -> torch.Tensor:
+    """KL(N(z, σ²) ‖ N(m, τ²))."""
+    ratio = prior.width / prior.spread
+    return 0.5 * ((z - prior.mean).square() / prior.spread + (ratio - ratio.log() - 1))
+
+
+def _present(projection: torch.Tensor, prior: _Prior) -> torch.Tensor:
+    """t, from p."""
+    wide = prior.spread + prior.noise
+    off = projection.square() / (2 * prior.noise)
+    on = (projection - prior.mean).square() / (2 * wide)
+    return (prior.logit_own + 0.5 * (prior.noise / wide).log() + off - on).sigmoid()
+
+
+def _readout(params: Params) -> Params:
+    """slope, shift, curve of the presence."""
+    curve = params["curve"].clamp_min(LEAST_CURVE)
+    return {"slope": params["log_slope"].exp(), "shift": params["shift"], "curve": curve}
+
+
+def _log_odds(z_BN: torch.Tensor, readout: Params) -> torch.Tensor:
+    """v + curve · v²."""
+    v_BN = torch.maximum(readout["slope"] * (z_BN - readout["shift"]), -0.5 / readout["curve"])
+    return v_BN + readout["curve"] * v_BN.square()
+
+
+def _presence_gradients(
+    params: Params, z_MNB: torch.Tensor, present_MNB: torch.Tensor, price_M11: torch.Tensor, grads: Params
+) -> torch.Tensor:
+    """Those of log_slope, shift and curve into `grads`; the cross-entropy of each member, times the price."""
+    slope_MN1, shift_MN1, curve_MN1 = (each[..., None] for each in _readout(params).values())
+    steep_MNB = slope_MN1 * (z_MNB - shift_MN1)
+    v_MNB = torch.maximum(steep_MNB, -0.5 / curve_MN1)
+    log_odds_MNB = v_MNB + curve_MN1 * v_MNB.square()
+    d_MNB = (log_odds_MNB.sigmoid() - present_MNB).mul_(price_M11)
+    # At the least of the log-odds neither slope nor shift move it; `curve` does: it is −1 / (4 curve), and v² its slope.
+    torch.sum(d_MNB * v_MNB.square(), dim=2, out=grads["curve"]).mul_(params["curve"] > LEAST_CURVE)
+    dv_MNB = d_MNB * (1 + 2 * curve_MN1 * v_MNB)
+    torch.sum(dv_MNB * steep_MNB, dim=2, out=grads["log_slope"])
+    torch.mul(dv_MNB.sum(dim=2), -slope_MN1[..., 0], out=grads["shift"])
+    entropy_MNB = softplus(log_odds_MNB) - present_MNB * log_odds_MNB
+    return price_M11[:, 0, 0] * entropy_MNB.sum(dim=(1, 2))
+
+
+def _stacked(params: Params) -> Params:
+    """One member's parameters with the axis M."""
+    return {name: tensor[None] for name, tensor in params.items()}
+
+
+def _one(hyper: Hyper) -> Hyper:
+    """The numbers of one member with the axis M."""
+    return hyper.member(None)  # type: ignore[arg-type]  # indexing with None adds the axis

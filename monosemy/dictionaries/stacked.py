@@ -12,7 +12,7 @@ Shapes: M members, B rows, N width, D = d_in, E = d_out. Rows x_BD are shared by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -20,6 +20,11 @@ from monosemy.dictionaries.variant import Centre, Params, Scaling, Shape, Worksp
 from monosemy.runtime import generator_for
 
 FP32 = torch.float32
+
+
+def member_of(params: Mapping[str, torch.Tensor], index: int) -> Params:
+    """One member's parameters, without M: views."""
+    return {name: tensor[index] for name, tensor in params.items()}
 
 
 def init_tied(shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:

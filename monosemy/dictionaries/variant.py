@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
@@ -250,7 +250,3 @@ class Variant(ABC):
     def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
         """The dictionary for raw activations, from one member's parameters; unit-norm rows."""
 
-
-def member_of(params: Mapping[str, torch.Tensor], index: int) -> Params:
-    """One member's parameters, without M: views."""
-    return {name: tensor[index] for name, tensor in params.items()}

@@ -39,7 +39,7 @@ from monosemy.dictionaries.store import DictionaryStore
 from monosemy.draft import Draft
 from monosemy.files import load_tensors, save_tensors
 from monosemy.metrics.downstream import Spliced, constant, downstream_scores, replacement, site_scores, splice
-from monosemy.metrics.scoring import agreement_of, fidelity_of
+from monosemy.metrics.scoring import agreement_of, defined, fidelity_of
 from monosemy.metrics.selection import choose
 from monosemy.metrics.truth import TruthScores, truth_scores_of
 from monosemy.models.language_model import LanguageModel
@@ -161,7 +161,8 @@ def _score(
         known = truth[number].scores if truth else {}
         # Of scores in both, such as `alive`, those of fidelity: they are measured on more rows.
         own = {**known, **fidelity[number].scores(), **fidelity[number].site_scores()}
-        rows.append({**identity, **own, **_downstream(spliced, number, source), **agreement[number]})
+        row = {**identity, **own, **_downstream(spliced, number, source), **agreement[number]}
+        rows.append({name: defined(value) for name, value in row.items()} | {"failure": member.get("failure")})
     held_out = isinstance(source, World) or source.n_held_out < source.n_all
     n_tokens = spliced["original"].count if spliced else 0
     info = {"n_rows": n_held_out(source, settings.rows), "n_tokens": n_tokens, "held_out": held_out}

@@ -6,6 +6,7 @@ Shapes: B rows, D = d_in, E = d_out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,3 +81,8 @@ def _mean_mmcs(directions: Sequence[torch.Tensor], number: int, others: Sequence
 def _mean_shared(directions: Sequence[torch.Tensor], number: int, others: Sequence[int]) -> float | None:
     found = [shared(directions[number], directions[other]) for other in others]
     return sum(found) / len(found) if found else None
+
+
+def defined(value: Any) -> Any:
+    """The score itself, or None for what overflowed: a member whose training failed can give any numbers."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

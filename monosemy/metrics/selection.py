@@ -59,10 +59,11 @@ class Advice:
 
 
 class Table:
-    """Scores over widths × L1, means over what else differs (seeds). Rows without an L1 are left out."""
+    """Scores over widths × L1, means over what else differs (seeds). Rows without an L1, and of members
+    whose training failed, are left out."""
 
     def __init__(self, rows: Rows) -> None:
-        self._rows = [row for row in rows if row.get("l1") is not None]
+        self._rows = [row for row in rows if row.get("l1") is not None and not row.get("failure")]
         self.widths: list[int] = sorted({row["width"] for row in self._rows})
         self.l1s: list[float] = sorted({row["l1"] for row in self._rows})
         if len(self.widths) < 2 or len(self.l1s) < 3:
@@ -216,7 +217,9 @@ def _argmax(values_WL: np.ndarray) -> Place:
 
 
 def choose(scores: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
-    """The chosen member's number and the reason, in words. `scores` are rows of `evaluate`, at least one."""
+    """The chosen member's number and the reason, in words. `scores` are rows of `evaluate`, at least one that is of a
+    member whose training did not fail."""
+    scores = [row for row in scores if not row.get("failure")]
     kept = "ce_recovered" if any(row["ce_recovered"] is not None for row in scores) else "explained_variance"
     best_kept = max(_value(row, kept) for row in scores)
     floor = KEEP if best_kept >= KEEP else best_kept - NEAR

@@ -24,6 +24,7 @@ COLUMNS = {
     "kl": ".3f",
     "mmcs_with_larger": ".3f",
     "mmcs_other_seed": ".3f",
+    "failure": "",
 }
 
 
@@ -37,6 +38,7 @@ def print_scores(rows: Sequence[Mapping[str, Any]], chosen: int | None = None) -
     for name, form in columns.items():
         table.add_column(name, justify="right" if form else "left", no_wrap=True)
     for row in rows:
-        cells = ["" if row.get(name) is None else format(row[name], form) for name, form in columns.items()]
+        shown = {**row, "failure": "failed" if row.get("failure") else None}  # why is in the file
+        cells = ["" if shown.get(name) is None else format(shown[name], form) for name, form in columns.items()]
         table.add_row(*cells, style="bold green" if row["member"] == chosen else None)
     Console(width=max(TABLE_WIDTH, Console().width)).print(table)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from monosemy.dictionaries.variant import Params, Variant, Workspace, member_of
+from monosemy.dictionaries.stacked import member_of
+from monosemy.dictionaries.variant import Params, Variant, Workspace
 from monosemy.kernels.contract import Kernels
 from monosemy.kernels.firings import AdamStep
 from monosemy.training.dead import DeadSettings, dead_gradient

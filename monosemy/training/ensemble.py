@@ -17,7 +17,8 @@ from functools import cached_property
 import torch
 
 from monosemy.dictionaries.sparse import PIECE, Encoder, SparseVariant
-from monosemy.dictionaries.variant import Hyper, StepStatistics, Workspace, member_of
+from monosemy.dictionaries.stacked import member_of
+from monosemy.dictionaries.variant import Hyper, StepStatistics, Workspace
 from monosemy.kernels.choose import kernels_for
 from monosemy.kernels.firings import AdamStep
 from monosemy.runtime import UsageError, generator_for
