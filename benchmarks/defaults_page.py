@@ -15,7 +15,7 @@ from monosemy.training.settings import TrainSettings
 Row = Mapping[str, Any]
 
 
-def rules(best: Sequence[Row], near: float) -> list[str]:
+def rules(best: Sequence[Row], near: float, tried: Sequence[str]) -> list[str]:
     """What the table says, in sentences with its own figures; a rate within `near` of the best is as good."""
     widths, batches = sorted({row["width"] for row in best}), sorted({row["batch"] for row in best})
     lines = []
@@ -29,6 +29,8 @@ def rules(best: Sequence[Row], near: float) -> list[str]:
             f"Best learning rate by {what} (geometric mean over everything else): {told}; it goes with {what} to the "
             f"power {slope:+.2f}."
         )
+    rates = sorted({row["best lr"] for row in best})
+    lines.append(f"Best rates lie between {rates[0]:g} and {rates[-1]:g}, of those tried: {', '.join(tried)}.")
     losses = [row["loss of the default / best"] for row in best]
     lines.append(
         f"The default rate, `lr = 3e-3 · min(1, √(512 / width))`, rounded to the nearest one tried, costs "

@@ -29,7 +29,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     worlds = [part for part in parts if part not in text]
     panels = [(part, score) for part in text for score in ("fvu", "ce_lost")] + [(part, "mcc") for part in worlds]
     lines = -(-len(panels) // 2)
-    figure = Figure(figsize=(10.5, 3.6 * lines))
+    figure = Figure(figsize=(12.5, 3.6 * lines))
     all_axes = figure.subplots(lines, 2, squeeze=False).ravel()
     for axes, (part, score) in zip(all_axes, panels, strict=False):
         mine = [row for row in rows if row["part"] == part]
@@ -40,6 +40,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.set_title(NAMES[part])
     for axes in all_axes[len(panels) :]:
         axes.axis("off")
+    if text:
+        lines_of, labels = all_axes[0].get_legend_handles_labels()
+        figure.legend(lines_of, labels, loc="outside right upper", fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
@@ -62,7 +65,6 @@ def _fronts(axes: Any, rows: Sequence[Row], score: str) -> None:
     if score == "fvu":
         axes.set_yscale("log")
         log_ticks(axes.yaxis, *axes.get_ylim())
-        axes.legend(fontsize=5.5, ncols=2)
     axes.set_xlabel("L0")
     axes.set_ylabel(NAMES[score])
     axes.grid(True)

@@ -95,8 +95,8 @@ def compare(ours: Side, theirs: Side) -> Compared | None:
 
 
 def front_ranks(sides: Mapping[str, Side]) -> dict[str, float]:
-    """Mean place of each kind among those whose fronts reach an L0, over all L0 that at least LEAST_SHARE of them reach:
-    0 for one that is always best, 1 for one that is always worst. Kinds that reach no such L0 are left out."""
+    """Mean place of each kind among those whose fronts reach an L0, over all L0 that at least LEAST_SHARE of them
+    reach: 0 for one that is always best, 1 for one that is always worst. Kinds that reach no such L0 are left out."""
     sides = {name: side for name, side in sides.items() if side}
     l0_L = _grid(list(sides.values()))
     means = [np.mean([best(fronts, l0_L) for fronts in side.values()], axis=0) for side in sides.values()]

@@ -78,7 +78,7 @@ WORKS = {
     ),
     "relu": Work(
         "ReLU-L1 step, D=512 N=4096 B=2048, late", "relu", 512, (4096,), 2048, MANY,
-        {"SAELens": (4, 7), "dictionary_learning": (4, 7)}, l1=(0.2,), late_steps=200,
+        {"SAELens": (4, 7), "dictionary_learning": (4, 7)}, l1=(0.2,), late_steps=160,
     ),
     "grid": Work(
         "40-member toy grid, D=256 N=64…1024 B=256, late", "relu", 256, (64, 128, 256, 512, 1024), 256, WorldSettings(),

@@ -108,9 +108,10 @@ def test_a_broken_member_stays_as_it_was_and_the_others_go_on_as_if_it_were_not_
     assert "lower its learning rate (=1e+30)" in said
 
 
-def test_the_step_before_is_what_a_broken_member_keeps() -> None:
+@pytest.mark.parametrize("way", ["dense", "sparse"])
+def test_the_step_before_is_what_a_broken_member_keeps(way: str) -> None:
     """Rows that overflow make the loss infinite: no weight, moment or tracked number moves at that step or later."""
-    made = stack(variant="batchtopk", seed=(0, 1))
+    made = stack(variant="batchtopk", seed=(0, 1), way=way)
     made.step(X[:B])
     made.params["W_dec"][1] *= 1e30  # finite, but its squares are not
     kept = {key: tensor[1].clone() for key, tensor in made.state().items() if tensor.ndim and key != "last_fired"}

@@ -106,7 +106,8 @@ def test_in_bf16_codes_are_chosen_roughly_and_valued_exactly(name: str) -> None:
 
 
 def test_l1_goes_sparse_when_its_codes_are_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "SPARSE_BELOW", {"torch": 0.15, "numba": 0.15})
+    monkeypatch.setattr(compute, "LEAST_SIZE", 0)
+    monkeypatch.setattr(compute, "FULL_SIZE", 1)
     made = stack("relu", l1=1.0, lr=1e-2, kernels="numba")
     seen = []
     stream = ArrayRows(X).batches(B, 0)
@@ -120,6 +121,16 @@ def test_l1_goes_sparse_when_its_codes_are_and_back(monkeypatch: pytest.MonkeyPa
     assert seen[399][1] > 0.15 * compute.DENSE_ABOVE
     changes = [step for step in range(1, 400) if seen[step][0] != seen[step - 1][0]]
     assert all(step % compute.MEASURE_EVERY == 0 for step in changes)
+
+
+def test_small_or_dense_steps_stay_dense() -> None:
+    large = compute.FULL_SIZE
+    assert compute.sparse_pays(0.1, large, "numba", sparse_now=False)
+    assert not compute.sparse_pays(0.16, large, "numba", sparse_now=False)
+    assert compute.sparse_pays(0.16, large, "numba", sparse_now=True)
+    assert not compute.sparse_pays(0.1, large // 4, "numba", sparse_now=False)
+    assert not compute.sparse_pays(0.001, compute.LEAST_SIZE - 1, "numba", sparse_now=True)
+    assert not compute.sparse_pays(0.1, large, "torch", sparse_now=False)
 
 
 def test_the_batchs_largest_are_found_whatever_the_guess() -> None:

@@ -16,7 +16,7 @@ The dial is k, the mean L0 to end at, instead of λ. Two numbers of a member see
   are 0 in sum, and they trade entries of little worth for entries of more, from feature to feature.
 
 A threshold above all z of its feature would never get a gradient again: so features die where all share one budget.
-Ours is lowered at every batch that has nothing inside its window, as by LOWER entries that are worth λ.
+Ours is lowered at every batch of which nothing reaches its window, as by LOWER entries that are worth λ.
 
 The schedule's sparsity factor scales λ and the rate of `level`. The paper takes z through a ReLU first; with θ > 0 that
 changes nothing but windows that reach below 0, and ε < 2 leaves none. Left out: λ as a dial; its L0 target of a row.
@@ -40,7 +40,7 @@ from monosemy.kernels.firings import Firings
 BANDWIDTH = 0.5  # ε: of a window, as a share of its threshold
 START = 0.3  # θ, for rows of norm 1
 RATE = 0.05  # how much `level` moves a step, for each unit of log(L0 / k)
-LOWER = 5.0  # by how many entries worth λ a threshold is lowered that no entry of a batch came near
+LOWER = 5.0  # by how many entries worth λ a threshold is lowered that no entry of a batch reached
 FARTHEST = 2.0  # of log(L0 / k), in a step
 KEEP = 0.98  # of the running worth, a step
 
@@ -83,8 +83,8 @@ class JumpRelu(SparseVariant):
         codes_BN = z_BN * active_BN + theta_N * jump_BN
         error_BE = codes_BN @ params["W_dec"] + params.get("b_dec", 0) - (x_BD if target_BE is None else target_BE)
         price = hyper.sparsity * params["multiplier"].detach()
-        alone_N = (inside_BN.sum(dim=0) == 0).to(z_BN.dtype)
-        lowered = (alone_N * (log_N - log_N.detach())).sum() * LOWER / (BANDWIDTH * len(x_BD))
+        far_N = (z_BN.detach().amax(dim=0) <= _lowest(theta_N)).to(z_BN.dtype)
+        lowered = (far_N * (log_N - log_N.detach())).sum() * LOWER / (BANDWIDTH * len(x_BD))
         return error_BE.square().sum(dim=1).mean(), price * ((active_BN + jump_BN).sum(dim=1).mean() + lowered)
 
     def encode(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> None:
@@ -100,6 +100,7 @@ class JumpRelu(SparseVariant):
         """The products of `stacked`; the few entries inside windows by themselves."""
         members, width, batch = work.codes_MNB.shape
         theta_MN, z_MNB = _theta(params), work.dcodes_MNB
+        far_MN = z_MNB.amax(dim=2) <= _lowest(theta_MN)
         inside_3W = _inside(z_MNB, theta_MN[..., None]).nonzero().T
         reconstruction_M = stacked.decode_residual(work.codes_MNB, params, target_BE, work.residual_MEB, hyper.dtype)
         stacked.decoder_gradients(work, hyper.dtype)
@@ -110,7 +111,7 @@ class JumpRelu(SparseVariant):
         place_W = member_W * width + feature_W
         sum_MN = gain_W.new_zeros(members * width).index_add_(0, place_W, gain_W).view(members, width)
         count_MN = torch.bincount(place_W, minlength=members * width).view(members, width)
-        work.grads["log_threshold"].copy_(_slope(sum_MN, count_MN, price_M[:, None] / batch))
+        work.grads["log_threshold"].copy_(_slope(sum_MN, count_MN, far_MN, price_M[:, None] / batch))
         stacked.mask_inactive(work)
         stacked.encoder_gradients(work, x_BD, dtype=hyper.dtype)
         l0_M = (work.codes_MNB > 0).sum(dim=(1, 2)) / batch
@@ -120,7 +121,7 @@ class JumpRelu(SparseVariant):
 
     def choose(self, params: Params, encoder: Encoder, hyper: Hyper) -> Firings:
         """z above the lower ends of the windows: codes, and what only thresholds get a gradient from."""
-        lowest_N = _theta(params) * (1 - BANDWIDTH / 2)
+        lowest_N = _lowest(_theta(params))
         return encoder.chosen(lambda z_RN: encoder.kernels.above(z_RN, lowest_N))
 
     def codes(self, params: Params, firings: Firings, hyper: Hyper) -> torch.Tensor:
@@ -141,10 +142,11 @@ class JumpRelu(SparseVariant):
         feature_W, gain_W = firings.feature_F[inside_F], -dcode_F[inside_F] * theta_F[inside_F]
         sum_N = torch.zeros_like(theta_N).index_add_(0, feature_W, gain_W)
         count_N = torch.bincount(feature_W, minlength=len(theta_N))
+        far_N = torch.bincount(firings.feature_F[firings.value_F > _lowest(theta_F)], minlength=len(theta_N)) == 0
         price = hyper.sparsity * params["multiplier"] / firings.rows
         worth = firings.rows * sum_N.sum() / count_N.sum()
         extra = {"l0": (code_F > 0).sum() / firings.rows, "worth": worth}
-        return Backed(dcode_F * (code_F != 0), {"log_threshold": _slope(sum_N, count_N, price)}, extra)
+        return Backed(dcode_F * (code_F != 0), {"log_threshold": _slope(sum_N, count_N, far_N, price)}, extra)
 
     def track(self, params: Params, statistics: StepStatistics, hyper: Hyper) -> None:
         """level ← level + RATE · log(L0 / k); λ ← the running mean of an entry's worth, of at least 0."""
@@ -182,6 +184,12 @@ def _inside(z: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     return (z - theta).abs() < theta * (BANDWIDTH / 2)
 
 
-def _slope(gain: torch.Tensor, count: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
-    """∂L/∂log_threshold, from the gains of a feature's entries inside its window, how many they are, and λ/B."""
-    return torch.where(count > 0, gain - count * price, LOWER * price) / BANDWIDTH
+def _lowest(theta: torch.Tensor) -> torch.Tensor:
+    """Where windows begin."""
+    return theta * (1 - BANDWIDTH / 2)
+
+
+def _slope(gain: torch.Tensor, count: torch.Tensor, far: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
+    """∂L/∂log_threshold, from the gains of a feature's entries inside its window, how many they are, whether all of its
+    entries are below, and λ/B."""
+    return (gain - count * price + far * (LOWER * price)) / BANDWIDTH

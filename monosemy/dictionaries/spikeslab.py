@@ -11,10 +11,10 @@ trained is the evidence lower bound of q(s, w | x) = Π_n [γ_n N(z_n, σ²) + (
 The decoder is linear and has unit rows, so the expectation is exact and nothing is sampled.
 
 - The dial k is the prior's expected number of features: α = k / N (at most ½). It is no target: how many are present
-  follows from s², and k moves that little.
-- s², and one m and one τ for all features, are running estimates (empirical Bayes). With a slab of its own for each
-  feature weak ones shrank and many died. At first s² is the rows' own variance, and goes to its estimate geometrically
-  over ANNEAL of the run; otherwise more features end as copies.
+  follows from s², and k moves that little. Better too large than too small: two or three times what is expected.
+- s², and one m and one τ for all features, are running estimates (empirical Bayes). With slabs of their own weak
+  features shrank and died. s² goes from the rows' own variance to its estimate, geometrically, over ANNEAL of the run;
+  without that more features end as copies.
 
 **Presence.** γ is over-confident, as what maximises a factorised bound is: logit γ is a mean of log-odds, where what z
 alone tells is the mean of a probability. So a second reading of z is trained beside it, which changes nothing else, by
@@ -36,6 +36,7 @@ Shapes: M members, B rows, N width, D = d_in, E = d_out; 3 sums of the slab: of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -99,23 +100,20 @@ class SpikeSlab(Variant):
         """W_enc, b_enc, W_dec, with a centre b_dec; log_gain, threshold, log_slope, shift, curve, rate [M, N]; noise
         [M, 1]; slab [M, 3]."""
         params = stacked.init_linear(shape, seeds, centre)
-        example_MN = params["b_enc"]
-        rate = torch.tensor(-GAIN * THRESHOLD).sigmoid()
-        sums_3 = rate * torch.tensor([1.0, SLAB, 2 * SLAB**2])
-        return {
-            **params,
-            **{name: torch.full_like(example_MN, value) for name, value in _fresh().items()},
-            "rate": rate.expand(example_MN.shape).clone(),
-            "slab": sums_3.expand(shape.members, 3).clone(),
-            "noise": torch.full((shape.members, 1), 1 / shape.d_out),
-        }
+        rate = 1 / (1 + math.exp(GAIN * THRESHOLD))
+        for name, value in {**_fresh(), "rate": rate}.items():
+            params[name] = torch.full_like(params["b_enc"], value)
+        params["slab"] = rate * torch.tensor([1.0, SLAB, 2 * SLAB**2]).repeat(shape.members, 1)
+        params["noise"] = torch.full((shape.members, 1), 1 / shape.d_out)
+        return params
 
     def loss(
         self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BE: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(E‖target − x̂‖², 2s² (KL + the cross-entropy of presence)), means over rows, for one member."""
         target_BE = x_BD if target_BE is None else target_BE
-        prior = _Prior(*(each.squeeze() for each in _prior(_stacked(params), target_BE, _one(hyper))))
+        stacked_params = {name: tensor[None] for name, tensor in params.items()}
+        prior = _Prior(*(each.squeeze() for each in _prior(stacked_params, target_BE, hyper)))
         z_BN = x_BD @ params["W_enc"].T + params["b_enc"]
         u_BN = params["log_gain"].exp() * (z_BN - params["threshold"])
         gate_BN = u_BN.sigmoid()
@@ -123,7 +121,9 @@ class SpikeSlab(Variant):
         error_BE = codes_BN @ params["W_dec"] + params.get("b_dec", 0) - target_BE
         variance_BN = gate_BN * prior.width + gate_BN * (1 - gate_BN) * z_BN.square()
         reconstruction = (error_BE.square().sum(dim=1) + variance_BN.sum(dim=1)).mean()
-        kl_BN = gate_BN * (u_BN - prior.logit) - softplus(u_BN) + softplus(prior.logit) + gate_BN * _slab_kl(z_BN, prior)
+        kl_BN = (
+            gate_BN * (u_BN - prior.logit) - softplus(u_BN) + softplus(prior.logit) + gate_BN * _slab_kl(z_BN, prior)
+        )
         with torch.no_grad():
             present_BN = _present(codes_BN - error_BE @ params["W_dec"].T, prior)
         log_odds_BN = _log_odds(z_BN.detach(), _readout(params))
@@ -170,13 +170,10 @@ class SpikeSlab(Variant):
         reconstruction_M = square_M + variance_MNB.sum(dim=(1, 2)) / batch
         kl_MNB = gate_MNB * (u_MNB - prior.logit + slab_MNB) - softplus(u_MNB) + softplus(prior.logit)
         penalty_M = price[:, 0, 0] * kl_MNB.sum(dim=(1, 2)) / batch + entropy_M
-        second_MNB = z_MNB.square() + prior.width
-        sums = [gate_MNB, codes_MNB, gate_MNB * second_MNB]
-        extra = {
-            "rate": gate_MNB.mean(dim=2),
-            "slab": torch.stack([each.mean(dim=(1, 2)) for each in sums], dim=1),
-            "noise": (reconstruction_M / target_BE.shape[-1])[:, None],
-        }
+        sums = (gate_MNB, codes_MNB, gate_MNB * (z_MNB.square() + prior.width))
+        slab_M3 = torch.stack([each.mean(dim=(1, 2)) for each in sums], dim=1)
+        noise_M1 = (reconstruction_M / target_BE.shape[-1])[:, None]
+        extra = {"rate": gate_MNB.mean(dim=2), "slab": slab_M3, "noise": noise_M1}
         return StepStatistics(reconstruction_M, penalty_M, fired_MN, extra)
 
     def track(self, params: Params, statistics: StepStatistics, hyper: Hyper) -> None:
@@ -195,15 +192,16 @@ class SpikeSlab(Variant):
         readout = _readout(tensors)
         for name in (*self.tracked, *_fresh()):
             del tensors[name]
-        scaled = {"shift": params["shift"] * norm_N, "threshold": params["threshold"] * norm_N}
+        for name in ("shift", "threshold"):
+            tensors[name] = params[name] * norm_N
         steep = {"slope": readout["slope"] / norm_N, "gain": params["log_gain"].exp() / norm_N}
-        return SpikeSlabDictionary({**tensors, **scaled, **steep, "curve": readout["curve"]})
+        return SpikeSlabDictionary({**tensors, **steep, "curve": readout["curve"]})
 
 
 def _fresh() -> dict[str, float]:
     """What gate and presence start from: by name, for every feature."""
-    log_gain = float(torch.tensor(GAIN).log())
-    return {"log_gain": log_gain, "threshold": THRESHOLD, "log_slope": log_gain, "shift": THRESHOLD, "curve": CURVE}
+    steep = math.log(GAIN)
+    return {"log_gain": steep, "threshold": THRESHOLD, "log_slope": steep, "shift": THRESHOLD, "curve": CURVE}
 
 
 def _prior(params: Params, target_BE: torch.Tensor, hyper: Hyper) -> _Prior:
@@ -264,13 +262,3 @@ def _presence_gradients(
     torch.mul(dv_MNB.sum(dim=2), -slope_MN1[..., 0], out=grads["shift"])
     entropy_MNB = softplus(log_odds_MNB) - present_MNB * log_odds_MNB
     return price_M11[:, 0, 0] * entropy_MNB.sum(dim=(1, 2))
-
-
-def _stacked(params: Params) -> Params:
-    """One member's parameters with the axis M."""
-    return {name: tensor[None] for name, tensor in params.items()}
-
-
-def _one(hyper: Hyper) -> Hyper:
-    """The numbers of one member with the axis M."""
-    return hyper.member(None)  # type: ignore[arg-type]  # indexing with None adds the axis

@@ -19,6 +19,7 @@ Way = Literal["auto", "dense", "sparse"]
 MEASURE_EVERY = 50
 SPARSE_BELOW = {"torch": 0.06, "numba": 0.15, "triton": 0.05}  # density of codes at which a sparse step is taken
 DENSE_ABOVE = 1.3  # times that, a dense one is gone back to
+FULL_SIZE, LEAST_SIZE = 2**25, 2**23  # products B·N·D of an encoder below which calls cost more than products do
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Compute:
         check_choices(self, dtype=get_args(Dtype), kernels=get_args(KernelName), way=get_args(Way))
 
 
-def sparse_from_now_on(density: float, kernels: str, sparse_now: bool) -> bool:
-    """Whether the next steps should treat codes of this density as sparse."""
-    limit = SPARSE_BELOW[kernels]
-    return density < limit * (DENSE_ABOVE if sparse_now else 1.0)
+def sparse_pays(density: float, products: int, kernels: str, sparse_now: bool) -> bool:
+    """Whether steps should treat codes of this density as sparse, with B·N·D `products` in the encoder of a member."""
+    limit = SPARSE_BELOW[kernels] * min(1.0, products / FULL_SIZE) * (DENSE_ABOVE if sparse_now else 1.0)
+    return products >= LEAST_SIZE and density < limit

@@ -23,7 +23,7 @@ from monosemy.kernels.choose import kernels_for
 from monosemy.kernels.firings import AdamStep
 from monosemy.runtime import UsageError, generator_for
 from monosemy.training import dense_step, sparse_step
-from monosemy.training.compute import MEASURE_EVERY, sparse_from_now_on
+from monosemy.training.compute import MEASURE_EVERY, sparse_pays
 from monosemy.training.dead import dead_gradient
 from monosemy.training.frame import Framed
 from monosemy.training.optimiser import BETAS, EPS, Rates
@@ -53,7 +53,7 @@ class Ensemble(Stack):
         if way != "auto":
             return way == "sparse"
         density = max(member.k or 0 for member in self.members) / self.shape.width
-        return self.variant.counted and sparse_from_now_on(density, self.kernels.name, sparse_now=False)
+        return self.variant.counted and self._sparse_pays(density)
 
     @cached_property
     def work(self) -> Workspace:
@@ -125,7 +125,7 @@ class Ensemble(Stack):
         assert isinstance(self.variant, SparseVariant)
         work, adam = self.sparse_work, AdamStep(*BETAS, EPS, self.step_count + 1)
         rows_BD, target_BE = rows_BD.contiguous(), target_BE.contiguous()
-        found = []
+        rates, found = self.rates_now(factor), []
         for m in range(len(self)):
             params, numbers = member_of(self.params, m), hyper.member(m)
             seen_BD = self.variant.seen(rows_BD, numbers)
@@ -133,14 +133,14 @@ class Ensemble(Stack):
                 self.variant, params, seen_BD, target_BE, numbers, self.kernels, work, m
             )
             self.note_failures(statistics, m)
+            own = rates.of_member(m, self.failed_M[m] > 0)
             extra = None
             if dead_MN is not None:
                 extra = dead_gradient(self.settings.dead, params, seen_BD, self.residual_MBE[m], dead_MN[m])
-            rates = self.rates_now(factor)
             sparse_step.update(
                 self.variant, params, member_of(self.moments.mean, m), member_of(self.moments.square, m), made,
-                seen_BD, work.residual_MGBE[m], extra, adam, Rates(rates.feature_MN[m], rates.member_M[m]),
-                self.kernels, unit=self.unit_norm, clip=self.settings.optimiser.clip,
+                seen_BD, work.residual_MGBE[m], extra, adam, own, self.kernels,
+                unit=self.unit_norm, clip=self.settings.optimiser.clip,
             )  # fmt: skip
             found.append(statistics)
         return StepStatistics.joined(found)
@@ -155,7 +155,11 @@ class Ensemble(Stack):
         measured = isinstance(self.variant, SparseVariant) and not self.variant.counted
         if measured and self.settings.compute.way == "auto" and self.step_count % MEASURE_EVERY == 0:
             density = float(self._l0_M().mean()) / self.shape.width
-            self.sparse_next = sparse_from_now_on(density, self.kernels.name, self.sparse)
+            self.sparse_next = self._sparse_pays(density)
+
+    def _sparse_pays(self, density: float) -> bool:
+        products = self.shape.batch * self.shape.width * self.shape.d_in
+        return sparse_pays(density, products, self.kernels.name, self.sparse_next)
 
     def resample(self, target_BE: torch.Tensor) -> None:
         """Give dead features new weights, from the raw rows that the last step was to reconstruct (`resample.py`)."""

@@ -45,6 +45,10 @@ class Rates:
     feature_MN: torch.Tensor
     member_M: torch.Tensor
 
+    def of_member(self, member: int, failed: torch.Tensor) -> Rates:
+        """Those of one member; negative where it has failed."""
+        return Rates(*(torch.where(failed, -1.0, rate[member]) for rate in (self.feature_MN, self.member_M)))
+
 
 @dataclass(frozen=True)
 class Moments:
