@@ -5,13 +5,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 READY := $(VENV)/.ready
 BENCH = $(if $(wildcard .bench-env/.ready),.bench-env/bin/python,$(BIN)/python)
 
-.PHONY: help setup demo test check bench bench-truth bench-env clean
+.PHONY: help setup demo test check bench bench-quality bench-truth bench-env clean
 
 help:
 	@echo "make demo    set everything up, then run the main job offline (about five minutes)"
 	@echo "make test    set everything up, then run all tests"
 	@echo "make check   formatting, lint, strict types"
 	@echo "make bench   measure, and write dated records into benchmarks/records"
+	@echo "make bench-quality  fronts beside the peers, defaults, bf16, calibration (about an hour)"
 	@echo "make bench-truth  what is recovered of known truth, beside the peers (about an hour)"
 
 setup: $(READY)
@@ -40,6 +41,15 @@ bench: setup
 	$(BIN)/python benchmarks/recovery.py
 	$(BENCH) benchmarks/harvest.py
 	$(BENCH) benchmarks/toy_grid.py
+	$(BENCH) benchmarks/steps.py
+	$(BIN)/python benchmarks/kernel_phases.py
+
+# How good dictionaries are beside the peers', and the studies behind the defaults: about an hour on two cores.
+bench-quality: setup
+	$(BENCH) benchmarks/fronts.py
+	$(BENCH) benchmarks/defaults.py
+	$(BIN)/python benchmarks/bf16.py
+	$(BIN)/python benchmarks/calibration.py
 
 # What is recovered of known truth, beside the peers: about an hour on two cores.
 bench-truth: setup
@@ -54,8 +64,9 @@ bench-env: .bench-env/.ready
 
 .bench-env/.ready: pyproject.toml
 	test -x .bench-env/bin/python || python3 -m venv .bench-env
-	.bench-env/bin/python -m pip install --quiet torch==2.13.0 sae-lens nnsight
-	.bench-env/bin/python -m pip install --quiet --no-deps dictionary-learning --editable .
+	.bench-env/bin/python -m pip install --quiet torch==2.13.0 sae-lens==6.54.12 nnsight matplotlib==3.11.2 \
+		numba==0.68.1 natsort schedulefree simple-parsing datasets
+	.bench-env/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 eai-sparsify==1.3.3 --editable .
 	touch .bench-env/.ready
 
 clean:

@@ -19,9 +19,10 @@ from collections.abc import Callable
 import torch
 from record import table, write_record
 
-from monosemy.data.rows import statistics_of
+from monosemy.data.rows import ArrayRows
 from monosemy.runtime import full_rate_products, pick_device
 from monosemy.training.ensemble import ensembles_of
+from monosemy.training.frame import framed
 from monosemy.training.settings import TrainSettings, grid
 
 D, BATCH = 256, 256
@@ -34,7 +35,7 @@ Step = Callable[[torch.Tensor], object]
 
 def stacked(device: torch.device, x_BD: torch.Tensor) -> Step:
     """Ours."""
-    stacks = ensembles_of(grid(SETTINGS, D), SETTINGS, statistics_of([x_BD.cpu()]), device, BATCH)
+    stacks = ensembles_of(grid(SETTINGS, D), SETTINGS, framed(ArrayRows(x_BD.cpu()), SETTINGS.frame), device, BATCH)
 
     def step(x_BD: torch.Tensor) -> None:
         with torch.no_grad(), full_rate_products(device):
@@ -47,19 +48,21 @@ def stacked(device: torch.device, x_BD: torch.Tensor) -> Step:
 def looped(device: torch.device, x_BD: torch.Tensor, fused: bool) -> Step:
     """The same members from the same weights, one autograd step each, doing the same work."""
     members = []
-    for stack in ensembles_of(grid(SETTINGS, D), SETTINGS, statistics_of([x_BD.cpu()]), device, BATCH):
+    for stack in ensembles_of(
+        grid(SETTINGS, D), SETTINGS, framed(ArrayRows(x_BD.cpu()), SETTINGS.frame), device, BATCH
+    ):
         for i, member in enumerate(stack.members):
             params = {name: tensor[i].clone().requires_grad_() for name, tensor in stack.params.items()}
             adam = torch.optim.Adam(list(params.values()), lr=member.lr, fused=fused or None)
             last_fired_N = torch.zeros(member.width, dtype=torch.int64, device=device)
-            members.append((params, adam, float(stack.hyper.l1_M[i]), stack.scale, last_fired_N))
+            members.append((params, adam, float(stack.hyper.l1_M[i]), stack.frame.scaling.seen_D, last_fired_N))
     count = 0
 
     def step(x_BD: torch.Tensor) -> None:
         nonlocal count
         count += 1
-        for params, adam, l1, scale, last_fired_N in members:
-            rows_BD = x_BD * scale
+        for params, adam, l1, scale_D, last_fired_N in members:
+            rows_BD = x_BD * scale_D
             W_dec_ND = params["W_dec"] / params["W_dec"].norm(dim=1, keepdim=True)  # unit norm on the forward pass
             codes_BN = torch.relu(rows_BD @ params["W_enc"].T + params["b_enc"])
             error_BD = codes_BN @ W_dec_ND + params["b_dec"] - rows_BD

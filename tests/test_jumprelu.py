@@ -39,7 +39,7 @@ def some() -> tuple[Params, torch.Tensor, torch.Tensor]:
     params = JumpRelu().init(Shape(M, D, N, B), [0, 1], Centre(centre_D, centre_D))
     params["b_enc"].zero_()  # the rows below have mean 0
     params["log_threshold"] += 0.4 * torch.randn(M, N, generator=g)
-    params["log_threshold"][:, 3:5] = torch.tensor([9.0, -9.0])
+    params["log_threshold"][:, 3:5] = torch.tensor([9.0, -3.0])
     params["multiplier"] += torch.tensor([0.05, 0.2])
     return params, torch.randn(B, D, generator=g), torch.randn(B, D, generator=g)
 

@@ -16,7 +16,8 @@ The dial is k, the mean L0 to end at, instead of λ. Two numbers of a member see
   are 0 in sum, and they trade entries of little worth for entries of more, from feature to feature.
 
 A threshold above all z of its feature would never get a gradient again: so features die where all share one budget.
-Ours is lowered at every batch of which nothing reaches its window, as by LOWER entries that are worth λ.
+Ours is lowered at every batch of which nothing reaches its window, as by LOWER entries that are worth λ, down to
+exp(LEAST + level): a feature with a threshold near 0 would be active nearly everywhere, and stay so.
 
 The schedule's sparsity factor scales λ and the rate of `level`. The paper takes z through a ReLU first; with θ > 0 that
 changes nothing but windows that reach below 0, and ε < 2 leaves none. Left out: λ as a dial; its L0 target of a row.
@@ -38,9 +39,10 @@ from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape,
 from monosemy.kernels.firings import Firings
 
 BANDWIDTH = 0.5  # ε: of a window, as a share of its threshold
-START = 0.3  # θ, for rows of norm 1
+START = 0.2  # θ, for rows of norm 1
 RATE = 0.05  # how much `level` moves a step, for each unit of log(L0 / k)
 LOWER = 5.0  # by how many entries worth λ a threshold is lowered that no entry of a batch reached
+LEAST = -1.0  # log_threshold to which it is lowered
 FARTHEST = 2.0  # of log(L0 / k), in a step
 KEEP = 0.98  # of the running worth, a step
 
@@ -83,7 +85,7 @@ class JumpRelu(SparseVariant):
         codes_BN = z_BN * active_BN + theta_N * jump_BN
         error_BE = codes_BN @ params["W_dec"] + params.get("b_dec", 0) - (x_BD if target_BE is None else target_BE)
         price = hyper.sparsity * params["multiplier"].detach()
-        far_N = (z_BN.detach().amax(dim=0) <= _lowest(theta_N)).to(z_BN.dtype)
+        far_N = (z_BN.detach().amax(dim=0) <= _lowest(theta_N)) & (params["log_threshold"] > LEAST)
         lowered = (far_N * (log_N - log_N.detach())).sum() * LOWER / (BANDWIDTH * len(x_BD))
         return error_BE.square().sum(dim=1).mean(), price * ((active_BN + jump_BN).sum(dim=1).mean() + lowered)
 
@@ -100,7 +102,7 @@ class JumpRelu(SparseVariant):
         """The products of `stacked`; the few entries inside windows by themselves."""
         members, width, batch = work.codes_MNB.shape
         theta_MN, z_MNB = _theta(params), work.dcodes_MNB
-        far_MN = z_MNB.amax(dim=2) <= _lowest(theta_MN)
+        far_MN = (z_MNB.amax(dim=2) <= _lowest(theta_MN)) & (params["log_threshold"] > LEAST)
         inside_3W = _inside(z_MNB, theta_MN[..., None]).nonzero().T
         reconstruction_M = stacked.decode_residual(work.codes_MNB, params, target_BE, work.residual_MEB, hyper.dtype)
         stacked.decoder_gradients(work, hyper.dtype)
@@ -142,7 +144,8 @@ class JumpRelu(SparseVariant):
         feature_W, gain_W = firings.feature_F[inside_F], -dcode_F[inside_F] * theta_F[inside_F]
         sum_N = torch.zeros_like(theta_N).index_add_(0, feature_W, gain_W)
         count_N = torch.bincount(feature_W, minlength=len(theta_N))
-        far_N = torch.bincount(firings.feature_F[firings.value_F > _lowest(theta_F)], minlength=len(theta_N)) == 0
+        reached_N = torch.bincount(firings.feature_F[firings.value_F > _lowest(theta_F)], minlength=len(theta_N))
+        far_N = (reached_N == 0) & (params["log_threshold"] > LEAST)
         price = hyper.sparsity * params["multiplier"] / firings.rows
         worth = firings.rows * sum_N.sum() / count_N.sum()
         extra = {"l0": (code_F > 0).sum() / firings.rows, "worth": worth}

@@ -21,11 +21,9 @@ alone tells is the mean of a probability. So a second reading of z is trained be
 cross-entropy to t: the posterior probability of feature n under the model when the others are at their means.
 
     t = sigmoid( logit α_n + ½ log(s²/(τ²+s²)) + p²/2s² − (p−m)²/2(τ²+s²) ),   p = ⟨x − x̂, W_dec,n⟩ + γ_n z_n
-    presence = sigmoid(v + curve · v²),   v = max( slope (z − shift), −1 / (2 curve) )
 
-α_n is the running mean of γ_n. (Log-odds of a Gaussian slab in Gaussian noise are quadratic; the max keeps presence
-from falling with z.) A code is z where presence is above ½, that is above `shift`, and z > 0. No truth is used. How well
-calibrated it is on worlds with known truth: `benchmarks/calibration.py`.
+α_n is the running mean of γ_n; the reading is `presence.py`'s. A code is z where presence is above ½ (z > shift) and
+z > 0. No truth is used; how well calibrated this is where the truth is known: `benchmarks/calibration.py`.
 
 Source: Tonolini, Jensen & Murray-Smith 2019, "Variational Sparse Coding" (UAI). It samples s and w by a relaxed
 reparameterisation, since its decoder is deep; the bound in closed form and everything about presence is ours. Left out:
@@ -45,6 +43,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from monosemy.dictionaries import stacked
 from monosemy.dictionaries.dictionary import Dictionary
+from monosemy.dictionaries.presence import log_odds, presence_gradients, readout
 from monosemy.dictionaries.relu import ReluDictionary
 from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape, StepStatistics, Variant, Workspace
 
@@ -52,7 +51,7 @@ from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape,
 GAIN, THRESHOLD, CURVE, SLAB = 10.0, 0.3, 0.05, 0.3
 KEEP = 0.99  # of running estimates, a step
 ANNEAL = 0.6  # share of a run
-LEAST_CURVE, LEAST_NOISE, LEAST_RATE = 1e-3, 1e-10, 1e-5
+LEAST_NOISE, LEAST_RATE = 1e-10, 1e-5
 LEAST_SPREAD = 0.01  # τ², as a share of the slab's mean square
 
 
@@ -64,7 +63,7 @@ class SpikeSlabDictionary(ReluDictionary):
 
     def presence(self, x_BD: torch.Tensor) -> torch.Tensor:
         """Probability that a feature is present in a row, `probability_BN`."""
-        return torch.sigmoid(_log_odds(self.pre_activations(x_BD), self.tensors))
+        return torch.sigmoid(log_odds(self.pre_activations(x_BD), self.tensors))
 
     def gate(self, x_BD: torch.Tensor) -> torch.Tensor:
         """γ, the bound's own probability, which is over-confident: `probability_BN`."""
@@ -126,7 +125,7 @@ class SpikeSlab(Variant):
         )
         with torch.no_grad():
             present_BN = _present(codes_BN - error_BE @ params["W_dec"].T, prior)
-        log_odds_BN = _log_odds(z_BN.detach(), _readout(params))
+        log_odds_BN = log_odds(z_BN.detach(), readout(params))
         entropy_BN = binary_cross_entropy_with_logits(log_odds_BN, present_BN, reduction="none")
         return reconstruction, 2 * prior.noise * (kl_BN + entropy_BN).sum(dim=1).mean()
 
@@ -164,7 +163,7 @@ class SpikeSlab(Variant):
         pull_MNB = 2 * slope_MNB * z_MNB + price * gate_MNB * (z_MNB - prior.mean) / prior.spread
         dz_MNB.mul_(gate_MNB).addcmul_(gain_MN1, du_MNB).add_(pull_MNB, alpha=1 / batch)
         stacked.encoder_gradients(work, x_BD, dtype=hyper.dtype)
-        entropy_M = _presence_gradients(params, z_MNB, present_MNB, price / batch, grads)
+        entropy_M = presence_gradients(params, z_MNB, present_MNB, price / batch, grads)
 
         variance_MNB = gate_MNB * prior.width + slope_MNB * z_MNB.square()
         reconstruction_M = square_M + variance_MNB.sum(dim=(1, 2)) / batch
@@ -189,13 +188,13 @@ class SpikeSlab(Variant):
     def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
         """What is compared with z grows as z does; probabilities stay as they are."""
         tensors, norm_N = stacked.folded(params, scaling)
-        readout = _readout(tensors)
+        used = readout(tensors)
         for name in (*self.tracked, *_fresh()):
             del tensors[name]
         for name in ("shift", "threshold"):
             tensors[name] = params[name] * norm_N
-        steep = {"slope": readout["slope"] / norm_N, "gain": params["log_gain"].exp() / norm_N}
-        return SpikeSlabDictionary({**tensors, **steep, "curve": readout["curve"]})
+        steep = {"slope": used["slope"] / norm_N, "gain": params["log_gain"].exp() / norm_N}
+        return SpikeSlabDictionary({**tensors, **steep, "curve": used["curve"]})
 
 
 def _fresh() -> dict[str, float]:
@@ -214,10 +213,12 @@ def _prior(params: Params, target_BE: torch.Tensor, hyper: Hyper) -> _Prior:
     mean_M, square_M = first_M / rate_M, second_M / rate_M
     spread_M = torch.maximum(square_M - mean_M.square(), LEAST_SPREAD * square_M)
     width_M = noise_M * spread_M / (noise_M + spread_M)
-    alpha_M = (hyper.k_M / params["rate"].shape[1]).clamp_max(0.5)
+    alpha_M = (hyper.k_M.reshape(-1) / params["rate"].shape[1]).clamp_max(0.5)
     own_MN = params["rate"].clamp(LEAST_RATE, 0.5)
-    of_member = (each[:, None, None] for each in (noise_M, mean_M, spread_M, width_M, torch.logit(alpha_M)))
-    return _Prior(*(each.detach() for each in (*of_member, torch.logit(own_MN)[..., None])))
+    own_MN1 = torch.logit(own_MN)[..., None]
+    logit_MN1 = torch.lerp(torch.logit(alpha_M)[:, None, None].expand_as(own_MN1), own_MN1, share)
+    of_member = (each[:, None, None] for each in (noise_M, mean_M, spread_M, width_M))
+    return _Prior(*(each.detach() for each in (*of_member, logit_MN1, own_MN1)))
 
 
 def _slab_kl(z: torch.Tensor, prior: _Prior) -> torch.Tensor:
@@ -232,33 +233,3 @@ def _present(projection: torch.Tensor, prior: _Prior) -> torch.Tensor:
     off = projection.square() / (2 * prior.noise)
     on = (projection - prior.mean).square() / (2 * wide)
     return (prior.logit_own + 0.5 * (prior.noise / wide).log() + off - on).sigmoid()
-
-
-def _readout(params: Params) -> Params:
-    """slope, shift, curve of the presence."""
-    curve = params["curve"].clamp_min(LEAST_CURVE)
-    return {"slope": params["log_slope"].exp(), "shift": params["shift"], "curve": curve}
-
-
-def _log_odds(z_BN: torch.Tensor, readout: Params) -> torch.Tensor:
-    """v + curve · v²."""
-    v_BN = torch.maximum(readout["slope"] * (z_BN - readout["shift"]), -0.5 / readout["curve"])
-    return v_BN + readout["curve"] * v_BN.square()
-
-
-def _presence_gradients(
-    params: Params, z_MNB: torch.Tensor, present_MNB: torch.Tensor, price_M11: torch.Tensor, grads: Params
-) -> torch.Tensor:
-    """Those of log_slope, shift and curve into `grads`; the cross-entropy of each member, times the price."""
-    slope_MN1, shift_MN1, curve_MN1 = (each[..., None] for each in _readout(params).values())
-    steep_MNB = slope_MN1 * (z_MNB - shift_MN1)
-    v_MNB = torch.maximum(steep_MNB, -0.5 / curve_MN1)
-    log_odds_MNB = v_MNB + curve_MN1 * v_MNB.square()
-    d_MNB = (log_odds_MNB.sigmoid() - present_MNB).mul_(price_M11)
-    # At the least of the log-odds neither slope nor shift move it; `curve` does: it is −1 / (4 curve), and v² its slope.
-    torch.sum(d_MNB * v_MNB.square(), dim=2, out=grads["curve"]).mul_(params["curve"] > LEAST_CURVE)
-    dv_MNB = d_MNB * (1 + 2 * curve_MN1 * v_MNB)
-    torch.sum(dv_MNB * steep_MNB, dim=2, out=grads["log_slope"])
-    torch.mul(dv_MNB.sum(dim=2), -slope_MN1[..., 0], out=grads["shift"])
-    entropy_MNB = softplus(log_odds_MNB) - present_MNB * log_odds_MNB
-    return price_M11[:, 0, 0] * entropy_MNB.sum(dim=(1, 2))

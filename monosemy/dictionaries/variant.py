@@ -30,7 +30,7 @@ PART_CODES = 2**20  # of a CPU's part, so that they and their gradient are 8 MB:
 
 @dataclass(frozen=True)
 class Shape:
-    """Members of one stack are alike in this. `sites` are the widths of the sites that lie side by side in a row."""
+    """Members of one stack are alike in this. `sites` are the widths of sites side by side in a row."""
 
     members: int
     d_in: int
@@ -94,8 +94,8 @@ class Hyper:
 
 @dataclass
 class StepStatistics:
-    """What a step knows for free: the loss's parts (means over rows), which features were active at all, and whatever
-    else a variant's `track` wants, one row a member."""
+    """What a step knows for free: the loss's parts (means over rows), which features were active at all, and what a
+    variant's `track` wants."""
 
     reconstruction_M: torch.Tensor
     penalty_M: torch.Tensor
@@ -249,4 +249,3 @@ class Variant(ABC):
     @abstractmethod
     def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
         """The dictionary for raw activations, from one member's parameters; unit-norm rows."""
-

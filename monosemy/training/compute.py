@@ -2,7 +2,7 @@
 
 Codes are sparse for TopK and its kin from the first step. Those of an L1 penalty become so: their density is measured
 every MEASURE_EVERY steps, and the cheaper way is taken. Where the two cost the same was measured
-(`benchmarks/kernels.py`); with kernels of plain torch it lies lower.
+(`benchmarks/kernel_phases.py`); with kernels of plain torch it lies lower.
 """
 
 from __future__ import annotations

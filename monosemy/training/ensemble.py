@@ -26,7 +26,7 @@ from monosemy.training import dense_step, sparse_step
 from monosemy.training.compute import MEASURE_EVERY, sparse_pays
 from monosemy.training.dead import dead_gradient
 from monosemy.training.frame import Framed
-from monosemy.training.optimiser import BETAS, EPS, Rates
+from monosemy.training.optimiser import BETAS, EPS
 from monosemy.training.resample import copies, replace_features
 from monosemy.training.settings import Member, TrainSettings
 from monosemy.training.sparse_step import SparseWork

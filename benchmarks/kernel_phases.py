@@ -1,6 +1,6 @@
 """The phases of a sparse training step, in milliseconds: each implementation of the kernels beside the encode product.
 
-    python benchmarks/kernels.py [--rounds 7] [--shapes i,ii,iii] [--kernels torch,numba] [--device cpu]
+    python benchmarks/kernel_phases.py [--rounds 7] [--shapes i,ii,iii] [--kernels torch,numba] [--device cpu]
 
 A TopK step with unit decoder rows, at the three shapes that the engine is tuned for. Rows are encoded in chunks of
 16 MB; selection is timed on the last chunk, as often as there are chunks, since in training a chunk is selected from
@@ -119,7 +119,7 @@ def main() -> None:
             for (name, phase), found in times.items()
         ]
     print("\n".join(table(rows)))
-    print(write_record("kernels", rows, f"python benchmarks/kernels.py {' '.join(sys.argv[1:])}".strip()))
+    print(write_record("kernels", rows, f"python benchmarks/kernel_phases.py {' '.join(sys.argv[1:])}".strip()))
 
 
 if __name__ == "__main__":
