@@ -44,7 +44,7 @@ WORLDS: dict[str, tuple[WorldSettings, int]] = {  # and the width over the numbe
     "larger": (WorldSettings(d_in=64, features=128, l0=5.0), 2),
 }
 FIGURE = "noise"
-K = 8
+K = 4
 L1 = (0.15, 0.3)
 BATCH, LR, ROWS = 256, 3e-3, 16_384
 

@@ -6,8 +6,8 @@
 A feature's norm at a site says how much it matters there; one of norm 0 is absent. The price of a feature is the sum
 of its norms, so that a feature of few sites is cheaper than one of many.
 
-The sites' rows lie side by side, x = [x¹ … x^S] of width ΣD_s, each scaled to mean norm 1; W_enc and W_dec have the same
-blocks. Exported rows of W_dec have norm 1 over all sites together, in raw units.
+The sites' rows lie side by side, x = [x¹ … x^S] of width ΣD_s, each scaled to mean norm 1; W_enc and W_dec have the
+same blocks. Exported rows of W_dec have norm 1 over all sites together, in raw units.
 
 Source: Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model Diffing". Left out: crosscoders that
 read fewer sites than they write; sparse steps.

@@ -23,7 +23,7 @@ from monosemy.dictionaries.variant import Hyper, Params, Variant
 from monosemy.kernels.contract import Kernels
 from monosemy.kernels.firings import Firings
 
-PIECE = 2**22  # pre-activations of a piece: 16 MB, within a CPU's last cache
+PIECE = 2**24  # pre-activations of a piece, 64 MB: a product packs W_enc anew for each, so few rows would not pay
 
 
 @dataclass(frozen=True)

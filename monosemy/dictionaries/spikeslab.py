@@ -1,6 +1,6 @@
 """Spike-and-slab dictionaries: every feature of a row has a probability of being present, and a value if it is.
 
-The model: x = Σ_n s_n w_n W_dec,n + b_dec + noise,  s_n ~ Bernoulli(α),  w_n ~ N(m, τ²),  noise ~ N(0, s² I). What is
+The model: x = Σ_n s_n w_n W_dec,n + b_dec + noise,  s_n ~ Bernoulli(α_n),  w_n ~ N(m, τ²),  noise ~ N(0, s² I). What is
 trained is the evidence lower bound of q(s, w | x) = Π_n [γ_n N(z_n, σ²) + (1 − γ_n) δ_0], whose encoder is linear:
 
     z = W_enc x + b_enc,   γ_n = sigmoid(gain_n (z_n − threshold_n)),   σ² = s²τ² / (s² + τ²), which is its optimum
@@ -10,11 +10,13 @@ trained is the evidence lower bound of q(s, w | x) = Π_n [γ_n N(z_n, σ²) + (
 
 The decoder is linear and has unit rows, so the expectation is exact and nothing is sampled.
 
-- The dial k is the prior's expected number of features: α = k / N (at most ½). It is no target: how many are present
-  follows from s², and k moves that little. Better too large than too small: two or three times what is expected.
-- s², and one m and one τ for all features, are running estimates (empirical Bayes). With slabs of their own weak
-  features shrank and died. s² goes from the rows' own variance to its estimate, geometrically, over ANNEAL of the run;
-  without that more features end as copies.
+- s², one m and one τ for all features, and each feature's rate, the mean of γ_n, are running estimates (empirical
+  Bayes). With slabs of their own weak features shrank and died.
+- s² starts at the rows' own variance and comes to its estimate over ANNEAL of a run (geometrically). Over SETTLE of it
+  after that, the prior's α_n goes from k / N (at most ½) to the feature's rate (in log-odds). With the estimates from
+  the start many features die or end as copies.
+- So the dial k is the number of features the prior expects at first. It is no target: L0 follows from s², and k moves
+  it little. Too small a k loses features; from the number that is expected to three times as many worked.
 
 **Presence.** γ is over-confident, as what maximises a factorised bound is: logit γ is a mean of log-odds, where what z
 alone tells is the mean of a probability. So a second reading of z is trained beside it, which changes nothing else, by
@@ -22,8 +24,8 @@ cross-entropy to t: the posterior probability of feature n under the model when 
 
     t = sigmoid( logit α_n + ½ log(s²/(τ²+s²)) + p²/2s² − (p−m)²/2(τ²+s²) ),   p = ⟨x − x̂, W_dec,n⟩ + γ_n z_n
 
-α_n is the running mean of γ_n; the reading is `presence.py`'s. A code is z where presence is above ½ (z > shift) and
-z > 0. No truth is used; how well calibrated this is where the truth is known: `benchmarks/calibration.py`.
+α_n is the rate; the reading is `presence.py`'s. A code is z where presence is above ½ (z > shift) and z > 0. No truth
+is used; how well calibrated this is where the truth is known: `benchmarks/calibration.py`.
 
 Source: Tonolini, Jensen & Murray-Smith 2019, "Variational Sparse Coding" (UAI). It samples s and w by a relaxed
 reparameterisation, since its decoder is deep; the bound in closed form and everything about presence is ours. Left out:
@@ -50,7 +52,7 @@ from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape,
 # For rows of norm 1; γ(0) is sigmoid(−3) = 0.05.
 GAIN, THRESHOLD, CURVE, SLAB = 10.0, 0.3, 0.05, 0.3
 KEEP = 0.99  # of running estimates, a step
-ANNEAL = 0.6  # share of a run
+ANNEAL, SETTLE = 0.6, 0.2  # shares of a run: s² comes to its estimate, then the prior to the rates
 LEAST_NOISE, LEAST_RATE = 1e-10, 1e-5
 LEAST_SPREAD = 0.01  # τ², as a share of the slab's mean square
 
@@ -77,7 +79,7 @@ class SpikeSlabDictionary(ReluDictionary):
 
 
 class _Prior(NamedTuple):
-    """What a step takes as given, with axes that fit codes: s², m, τ², σ², logit of the prior's α, logit of α_n."""
+    """What a step takes as given, with axes that fit codes: s², m, τ², σ², logits of the prior's α_n and the rate."""
 
     noise: torch.Tensor
     mean: torch.Tensor
@@ -204,10 +206,11 @@ def _fresh() -> dict[str, float]:
 
 
 def _prior(params: Params, target_BE: torch.Tensor, hyper: Hyper) -> _Prior:
-    """Of a part of a stack, from its running estimates; s² as far as it is annealed."""
+    """Of a part of a stack, from its running estimates, as far as annealing has come to them."""
     offset = params["b_dec"][:, None] if "b_dec" in params else 0
     start_M = (target_BE - offset).square().mean(dim=(-2, -1)).clamp_min(LEAST_NOISE)
     share = min(1.0, hyper.progress / ANNEAL)
+    settled = min(1.0, max(0.0, (hyper.progress - ANNEAL) / SETTLE))
     noise_M = params["noise"][:, 0].clamp_min(LEAST_NOISE).pow(share) * start_M.pow(1 - share)
     rate_M, first_M, second_M = params["slab"].unbind(dim=1)
     mean_M, square_M = first_M / rate_M, second_M / rate_M
@@ -216,7 +219,7 @@ def _prior(params: Params, target_BE: torch.Tensor, hyper: Hyper) -> _Prior:
     alpha_M = (hyper.k_M.reshape(-1) / params["rate"].shape[1]).clamp_max(0.5)
     own_MN = params["rate"].clamp(LEAST_RATE, 0.5)
     own_MN1 = torch.logit(own_MN)[..., None]
-    logit_MN1 = torch.lerp(torch.logit(alpha_M)[:, None, None].expand_as(own_MN1), own_MN1, share)
+    logit_MN1 = torch.lerp(torch.logit(alpha_M)[:, None, None].expand_as(own_MN1), own_MN1, settled)
     of_member = (each[:, None, None] for each in (noise_M, mean_M, spread_M, width_M))
     return _Prior(*(each.detach() for each in (*of_member, logit_MN1, own_MN1)))
 

@@ -17,7 +17,7 @@ from monosemy.runtime import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIZE = (4.8, 4.6)
+SIZE = (4.8, 5.2)
 FEWEST = 30  # pairs of a bin that is drawn
 
 
@@ -42,11 +42,12 @@ def reliability_diagram(series: Mapping[str, Reliability], title: str = "") -> F
         below.stairs(counts, found.edges_K1.tolist(), color=colour, linestyle=line["linestyle"], linewidth=1.2)
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel="observed: present", title=title)
     above.grid(True)
-    above.legend(loc="upper left")
+    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center")
     below.set(yscale="log", xlabel="predicted: probability of being present", ylabel="pairs")
     below.set_ylim(bottom=0.5)
     return figure
 
 
 def _label(name: str, found: Reliability) -> str:
-    return f"{name}: ECE {found.ece.value:.2g} (unclear: {found.ece_unclear.value:.2g})"
+    unclear = f", of unclear pairs {found.ece_unclear.value:.2g}" if found.unclear else ""
+    return f"{name}: ECE {found.ece.value:.2g}{unclear}"
