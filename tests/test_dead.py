@@ -207,8 +207,11 @@ def test_a_member_without_dead_features_is_untouched_and_one_with_them_is_as_if_
     together, rows, settings = half_dead(name, remedy)
     alone, plain = (
         Ensemble(
-            [member], settings_from(**options(name, kind, seed=(0, 1))), framed(rows, settings.frame),
-            torch.device("cpu"), 100,
+            [member],
+            settings_from(**options(name, kind, seed=(0, 1))),
+            framed(rows, settings.frame),
+            torch.device("cpu"),
+            100,
         )
         for member, kind in zip(together.members, (remedy, "none"), strict=True)
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from two_sites import rows_for
 
 from monosemy.data.rows import ArrayRows
 from monosemy.dictionaries.baselines import BASELINES, neuron_basis, pca, random_directions
@@ -15,7 +16,6 @@ from monosemy.metrics.fidelity import fidelity
 from monosemy.runtime import UsageError
 from monosemy.training.consensus import fit_consensus
 from monosemy.training.sweep import fit
-from two_sites import rows_for
 
 D = 10
 X = torch.relu(torch.randn(2000, D, generator=torch.Generator().manual_seed(0)) @ torch.randn(D, D)) + 0.1

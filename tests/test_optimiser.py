@@ -78,7 +78,7 @@ def test_averaged_weights_are_exported_and_average() -> None:
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_products_in_bf16_leave_weights_in_fp32_and_end_about_the_same(name: str) -> None:
-    """FVU within a twentieth of the variance. Whether it is harmless on real rows is measured in `benchmarks/bf16.py`."""
+    """FVU within a twentieth of the variance. Whether it is harmless on real rows: `benchmarks/bf16.py`."""
     found = {}
     for dtype in ("fp32", "bf16"):
         options = {"variant": name, "width": N, "k": 3, "l1": 0.05, "batch": B, "steps": 150, "lr": 1e-2}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from two_sites import TwoSites, rows_for
 
 from monosemy.artifact import Artifact, make
 from monosemy.data import rows as rows_module
@@ -33,7 +34,6 @@ from monosemy.training.frame import framed
 from monosemy.training.schedule import Schedule
 from monosemy.training.settings import Member, TrainSettings, default_steps, grid
 from monosemy.training.sweep import fit, fit_grid, settings_from, train
-from two_sites import TwoSites, rows_for
 
 D, G = 24, 32
 
@@ -264,8 +264,8 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(
 ) -> None:
     """Whatever a step depends on is in a checkpoint: moments, thresholds, averages, who failed, which way is taken."""
     options: dict[str, Any] = {
-        **stores_for(variant, tmp_path), "variant": variant, "width": (8, 16), "l1": (0.1,), "k": (3,), "lr": (1e-3, 1e30),
-        "batch": 100, "steps": 110, "device": "cpu", "ema": 0.9, "clip": 1.0, "remedy": "resample", "dead_after": 20,
+        **stores_for(variant, tmp_path), "variant": variant, "width": (8, 16), "l1": (0.1,), "k": (3,),
+        "lr": (1e-3, 1e30), "batch": 100, "steps": 110, "device": "cpu", "ema": 0.9, "clip": 1.0, "remedy": "resample", "dead_after": 20,
         "resample_every": 30,
     }  # fmt: skip
     whole = train(out=tmp_path / "whole", **options).artifact
@@ -421,7 +421,7 @@ def test_metrics_go_to_weights_and_biases_too(tmp_path: Path) -> None:
         print(sorted(file.name for file in made.artifact.path.iterdir()))
         """
     )
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONPATH": str(Path.cwd())}
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     )

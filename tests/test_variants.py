@@ -12,7 +12,14 @@ from monosemy.dictionaries import variant as contract
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import VARIANTS
 from monosemy.dictionaries.variant import (
-    Centre, Hyper, Params, Scaling, Shape, StepStatistics, Variant, Workspace,
+    Centre,
+    Hyper,
+    Params,
+    Scaling,
+    Shape,
+    StepStatistics,
+    Variant,
+    Workspace,
 )  # fmt: skip
 from monosemy.training.ensemble import Ensemble
 from monosemy.training.frame import framed
@@ -21,7 +28,8 @@ from monosemy.training.sweep import settings_from
 
 M, B, D, N, K = 3, 40, 12, 20, 4
 UNEVEN_D = torch.logspace(-1, 1, D)  # scales of the coordinates
-BATCHWISE = ("batchtopk", "matryoshka")  # in training their codes depend on the other rows; exported they do not
+# In training codes depend on the other rows (the first two) or are probabilities times values; exported they do not.
+EXPORTED_OTHERWISE = ("batchtopk", "matryoshka", "spikeslab")
 CASES = [(name, weighted, bias) for name in VARIANTS for weighted in (False, True) for bias in (True, False)]
 
 
@@ -177,7 +185,7 @@ def _unscaled(stack: Ensemble) -> Dictionary:
 
 def _assert_exported_reconstruction(stack: Ensemble, name: str) -> None:
     """x̂ of the exported dictionary on raw rows = the training formula's x̂ on scaled rows, unscaled."""
-    if name in BATCHWISE:
+    if name in EXPORTED_OTHERWISE:
         return
     x_BD = rows(99)
     one = {key: tensor[0] for key, tensor in stack.params.items()}
@@ -244,7 +252,8 @@ def test_a_target_is_scaled_as_the_rows_are_and_learned(name: str) -> None:
         assert torch.equal(tensor, same.params[key])
     x_BD = rows(0)
     error = (double.export(0).reconstruct(x_BD) - 2 * x_BD).square().sum() / (2 * x_BD).square().sum()
-    assert error < 0.25
+    # Spike and slab holds normal rows for noise more than others do: they have no features.
+    assert error < (0.25 if name != "spikeslab" else 0.55)
     assert error < (plain.export(0).reconstruct(x_BD) - 2 * x_BD).square().sum() / (2 * x_BD).square().sum()
 
 

@@ -100,7 +100,7 @@ def features(
     settings = settings or settings_of(FeatureSettings, options)
     grid, store = DictionaryStore.open(dictionaries), TokenStore.open(tokens)
     network = LanguageModel.load(model, settings.device) if isinstance(model, str | Path) else model
-    site = _fitting_site(grid, member, network, store)
+    site = _fitting_site(grid, network, store)
     content = {name: value for name, value in asdict(settings).items() if name not in NOT_CONTENT}
     parents = {
         "dictionaries": grid.artifact.as_parent(),
@@ -115,7 +115,7 @@ def features(
     return FeatureIndex(make(out, "features", config, parents, write))
 
 
-def _fitting_site(grid: DictionaryStore, member: int, model: LanguageModel, store: TokenStore) -> str:
+def _fitting_site(grid: DictionaryStore, model: LanguageModel, store: TokenStore) -> str:
     """The site of the grid, once it is clear that everything goes together."""
     if grid.site is None:
         raise UsageError(

@@ -12,9 +12,9 @@ The decoder is linear and has unit rows, so the expectation is exact and nothing
 
 - s², one m and one τ for all features, and each feature's rate, the mean of γ_n, are running estimates (empirical
   Bayes). With slabs of their own weak features shrank and died.
-- s² starts at the rows' own variance and comes to its estimate over ANNEAL of a run (geometrically). Over SETTLE of it
-  after that, the prior's α_n goes from k / N (at most ½) to the feature's rate (in log-odds). With the estimates from
-  the start many features die or end as copies.
+- s² starts at the rows' own variance and comes to its estimate over ANNEAL of a run (geometrically). Over the second
+  half of that the prior's α_n goes from k / N (at most ½) to the feature's rate (in log-odds). With the estimates from
+  the start many features die or end as copies; with rates later, presence is sometimes far off at the end.
 - So the dial k is the number of features the prior expects at first. It is no target: L0 follows from s², and k moves
   it little. Too small a k loses features; from the number that is expected to three times as many worked.
 
@@ -24,8 +24,9 @@ cross-entropy to t: the posterior probability of feature n under the model when 
 
     t = sigmoid( logit α_n + ½ log(s²/(τ²+s²)) + p²/2s² − (p−m)²/2(τ²+s²) ),   p = ⟨x − x̂, W_dec,n⟩ + γ_n z_n
 
-α_n is the rate; the reading is `presence.py`'s. A code is z where presence is above ½ (z > shift) and z > 0. No truth
-is used; how well calibrated this is where the truth is known: `benchmarks/calibration.py`.
+α_n is the rate; the reading is `presence.py`'s. No truth is used; how well calibrated this is where the
+truth is known: `benchmarks/calibration.py`. A code is z where γ, with which the decoder was trained, is above ½ and
+z > 0; presence is ½ at nearly the same z.
 
 Source: Tonolini, Jensen & Murray-Smith 2019, "Variational Sparse Coding" (UAI). It samples s and w by a relaxed
 reparameterisation, since its decoder is deep; the bound in closed form and everything about presence is ours. Left out:
@@ -52,7 +53,7 @@ from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape,
 # For rows of norm 1; γ(0) is sigmoid(−3) = 0.05.
 GAIN, THRESHOLD, CURVE, SLAB = 10.0, 0.3, 0.05, 0.3
 KEEP = 0.99  # of running estimates, a step
-ANNEAL, SETTLE = 0.6, 0.2  # shares of a run: s² comes to its estimate, then the prior to the rates
+ANNEAL = 0.6  # share of a run
 LEAST_NOISE, LEAST_RATE = 1e-10, 1e-5
 LEAST_SPREAD = 0.01  # τ², as a share of the slab's mean square
 
@@ -73,9 +74,9 @@ class SpikeSlabDictionary(ReluDictionary):
         return torch.sigmoid(self.tensors["gain"] * (z_BN - self.tensors["threshold"]))
 
     def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
-        """The value of each feature that is more probable than not and above 0, else 0: `codes_BN`."""
+        """The value of each feature with γ > ½, if above 0, else 0: `codes_BN`."""
         z_BN = self.pre_activations(x_BD)
-        return z_BN * (z_BN > self.tensors["shift"].clamp_min(0))
+        return z_BN * (z_BN > self.tensors["threshold"].clamp_min(0))
 
 
 class _Prior(NamedTuple):
@@ -132,10 +133,10 @@ class SpikeSlab(Variant):
         return reconstruction, 2 * prior.noise * (kl_BN + entropy_BN).sum(dim=1).mean()
 
     def encode(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> None:
-        """The codes of what is more probable than not; z is left in `work.dcodes_MNB`."""
+        """The codes of what has γ > ½; z is left in `work.dcodes_MNB`."""
         z_MNB = work.dcodes_MNB
         stacked.pre_activations(x_BD, params["W_enc"], params["b_enc"], z_MNB, hyper.dtype)
-        torch.gt(z_MNB, params["shift"].clamp_min(0)[..., None], out=work.codes_MNB)
+        torch.gt(z_MNB, params["threshold"].clamp_min(0)[..., None], out=work.codes_MNB)
         work.codes_MNB.mul_(z_MNB)
 
     def backward(
@@ -210,7 +211,6 @@ def _prior(params: Params, target_BE: torch.Tensor, hyper: Hyper) -> _Prior:
     offset = params["b_dec"][:, None] if "b_dec" in params else 0
     start_M = (target_BE - offset).square().mean(dim=(-2, -1)).clamp_min(LEAST_NOISE)
     share = min(1.0, hyper.progress / ANNEAL)
-    settled = min(1.0, max(0.0, (hyper.progress - ANNEAL) / SETTLE))
     noise_M = params["noise"][:, 0].clamp_min(LEAST_NOISE).pow(share) * start_M.pow(1 - share)
     rate_M, first_M, second_M = params["slab"].unbind(dim=1)
     mean_M, square_M = first_M / rate_M, second_M / rate_M
@@ -219,7 +219,7 @@ def _prior(params: Params, target_BE: torch.Tensor, hyper: Hyper) -> _Prior:
     alpha_M = (hyper.k_M.reshape(-1) / params["rate"].shape[1]).clamp_max(0.5)
     own_MN = params["rate"].clamp(LEAST_RATE, 0.5)
     own_MN1 = torch.logit(own_MN)[..., None]
-    logit_MN1 = torch.lerp(torch.logit(alpha_M)[:, None, None].expand_as(own_MN1), own_MN1, settled)
+    logit_MN1 = torch.lerp(torch.logit(alpha_M)[:, None, None].expand_as(own_MN1), own_MN1, max(0.0, 2 * share - 1))
     of_member = (each[:, None, None] for each in (noise_M, mean_M, spread_M, width_M))
     return _Prior(*(each.detach() for each in (*of_member, logit_MN1, own_MN1)))
 

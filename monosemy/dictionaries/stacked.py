@@ -27,6 +27,11 @@ def member_of(params: Mapping[str, torch.Tensor], index: int) -> Params:
     return {name: tensor[index] for name, tensor in params.items()}
 
 
+def members_of(params: Mapping[str, torch.Tensor], part: slice) -> Params:
+    """The parameters of some members: views."""
+    return {name: tensor[part] for name, tensor in params.items()}
+
+
 def init_tied(shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
     """W_dec, random unit directions; biases that centre the data for an encoder W_dec (b_dec only with a centre)."""
     rows = [_unit_rows(torch.randn(shape.width, shape.d_out, generator=generator_for("init", shape.width, seed)))

@@ -24,6 +24,7 @@ from monosemy.dictionaries.jumprelu import JumpRelu, JumpReluDictionary
 from monosemy.dictionaries.matryoshka import Matryoshka
 from monosemy.dictionaries.panneal import PAnneal
 from monosemy.dictionaries.relu import Relu, ReluDictionary, Tied
+from monosemy.dictionaries.spikeslab import SpikeSlab, SpikeSlabDictionary
 from monosemy.dictionaries.topk import TopK, TopKDictionary
 from monosemy.dictionaries.transcoder import SkipTranscoder, SkipTranscoderDictionary, Transcoder
 from monosemy.dictionaries.variant import Variant
@@ -41,6 +42,7 @@ VARIANTS: dict[str, Variant] = {
     "panneal": PAnneal(),
     "matryoshka": Matryoshka(),
     "aligned": Aligned(),
+    "spikeslab": SpikeSlab(),
     "transcoder": Transcoder(),
     "skip-transcoder": SkipTranscoder(),
     "crosscoder": Crosscoder(),
@@ -56,6 +58,7 @@ FORMS: dict[str, type[Dictionary]] = {
         ReluDictionary,
         TopKDictionary,
         JumpReluDictionary,
+        SpikeSlabDictionary,
         SkipTranscoderDictionary,
         CrosscoderDictionary,
         LinearDictionary,

@@ -155,9 +155,13 @@ class Workspace:
         members, most = len(self.residual_MEB), len(self.codes_MNB)
         for first in range(0, members, most):
             part = slice(first, min(first + most, members))
-            count = part.stop - first
-            grads = {name: tensor[part] for name, tensor in self.grads.items()}
-            yield part, Workspace(self.codes_MNB[:count], self.dcodes_MNB[:count], self.residual_MEB[part], grads)
+            yield part, self.of_members(part)
+
+    def of_members(self, part: slice) -> Workspace:
+        """The workspace for some members alone."""
+        count = part.stop - part.start
+        grads = {name: tensor[part] for name, tensor in self.grads.items()}
+        return Workspace(self.codes_MNB[:count], self.dcodes_MNB[:count], self.residual_MEB[part], grads)
 
 
 class Variant(ABC):

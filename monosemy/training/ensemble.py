@@ -2,7 +2,8 @@
 
 A step: gradients by hand (the variant's, and a remedy's for dead features), clipped where asked, and one kernel that
 takes out what is along unit-norm decoder rows, moves every row by Adam and restores its norm. Codes are treated as
-dense for the whole stack, or member by member as sparse (`sparse_step.py`), whichever is cheaper at their density.
+dense, members together, or as sparse, one by one (`sparse_step.py`): each member by its own density, so that what it
+becomes does not depend on the grid around it.
 
 A member whose loss is not finite is left as it was before that step, while the others go on.
 
@@ -11,13 +12,14 @@ Shapes: M members, B rows, N width, D = d_in, E = d_out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 
 from monosemy.dictionaries.sparse import PIECE, Encoder, SparseVariant
-from monosemy.dictionaries.stacked import member_of
+from monosemy.dictionaries.stacked import member_of, members_of
 from monosemy.dictionaries.variant import Hyper, StepStatistics, Workspace
 from monosemy.kernels.choose import kernels_for
 from monosemy.kernels.firings import AdamStep
@@ -41,10 +43,10 @@ class Ensemble(Stack):
     ) -> None:
         super().__init__(members, settings, frame, device, batch)
         self.kernels = kernels_for(settings.compute.kernels, device)
-        self.sparse = self.sparse_next = self._sparse_from_the_start()
+        self.sparse_M = self.sparse_next_M = [self._sparse_from_the_start(member) for member in self.members]
         self.last_rows_BD: torch.Tensor | None = None
 
-    def _sparse_from_the_start(self) -> bool:
+    def _sparse_from_the_start(self, member: Member) -> bool:
         way = self.settings.compute.way
         if not isinstance(self.variant, SparseVariant):
             if way == "sparse":
@@ -52,8 +54,7 @@ class Ensemble(Stack):
             return False
         if way != "auto":
             return way == "sparse"
-        density = max(member.k or 0 for member in self.members) / self.shape.width
-        return self.variant.counted and self._sparse_pays(density)
+        return self.variant.counted and self._sparse_pays((member.k or 0) / self.shape.width, sparse_now=False)
 
     @cached_property
     def work(self) -> Workspace:
@@ -71,10 +72,9 @@ class Ensemble(Stack):
             example.new_empty(rows, shape.width), example.new_empty(shape.members, levels, shape.batch, shape.d_out)
         )
 
-    @property
-    def residual_MBE(self) -> torch.Tensor:
-        """x̂ − target of the last step's rows, in the units of training."""
-        return self.sparse_work.residual_MBE if self.sparse else self.work.residual_MBE
+    def residual_of(self, member: int) -> torch.Tensor:
+        """x̂ − target of the last step's rows, `residual_BE`, in the units of training."""
+        return self.sparse_work.residual_of(member) if self.sparse_M[member] else self.work.residual_MBE[member]
 
     def step(
         self,
@@ -90,8 +90,11 @@ class Ensemble(Stack):
         rows_BD = self.last_rows_BD = x_BD * self._seen_D
         target_BE = rows_BD if target_BE is None else target_BE * self._target_E
         dead_MN = self.dead_MN() if self.settings.dead.remedy in ("ghost", "auxk") else None
-        one_step = self._sparse_step if self.sparse else self._dense_step
-        statistics = one_step(rows_BD, target_BE, hyper, dead_MN, lr_factor)
+        made = []
+        for part in self._parts():
+            one_step = self._sparse_step if self.sparse_M[part.start] else self._dense_step
+            made.append(one_step(part, rows_BD, target_BE, hyper, dead_MN, lr_factor))
+        statistics = StepStatistics.joined(made)
         self.step_count += 1
         self.last_fired_MN.masked_fill_(statistics.fired_MN, self.step_count)
         self.track(statistics, hyper)
@@ -100,66 +103,77 @@ class Ensemble(Stack):
         self._measure_density()
         return statistics
 
+    def _parts(self) -> list[slice]:
+        """Neighbours that go the same way."""
+        ends = [m + 1 for m in range(len(self)) if self.sparse_M[m : m + 1] != self.sparse_M[m + 1 : m + 2]]
+        return [slice(*pair) for pair in pairwise((0, *ends))]
+
     def _dense_step(
-        self, rows_BD: torch.Tensor, target_BE: torch.Tensor, hyper: Hyper, dead_MN: torch.Tensor | None, factor: float
-    ) -> StepStatistics:
-        """Gradients of the whole stack, then one kernel a parameter."""
-        statistics = self.variant.gradients(self.params, rows_BD, hyper, self.work, target_BE)
+        self, part: slice, rows_BD: torch.Tensor, target_BE: torch.Tensor, hyper: Hyper, dead_MN: torch.Tensor | None,
+        factor: float,
+    ) -> StepStatistics:  # fmt: skip
+        """Gradients of these members together, then one kernel a parameter."""
+        params, trained = members_of(self.params, part), members_of(self.trained, part)
+        hyper, work = hyper.member(part), self.work.of_members(part)
+        statistics = self.variant.gradients(params, rows_BD, hyper, work, target_BE)
         if dead_MN is not None:
             seen = self.variant.seen(rows_BD, hyper)
-            dense_step.add_dead_gradients(
-                self.settings.dead, self.variant.effective(self.params), seen, dead_MN, self.work
-            )
-        self.variant.chain(self.params, self.work.grads)
-        self.note_failures(statistics)
+            effective = self.variant.effective(params)
+            dense_step.add_dead_gradients(self.settings.dead, effective, seen, dead_MN[part], work)
+        self.variant.chain(params, work.grads)
+        self.note_failures(statistics, part)
         dense_step.update(
-            self.variant, self.trained, self.work.grads, self.moments, AdamStep(*BETAS, EPS, self.step_count + 1),
-            self.rates_now(factor), self.kernels, unit=self.unit_norm, clip=self.settings.optimiser.clip,
+            self.variant, trained, work.grads, self.moments.of_members(part), self._adam(),
+            self.rates_now(factor).of_members(part), self.kernels, unit=self.unit_norm,
+            clip=self.settings.optimiser.clip,
         )  # fmt: skip
         return statistics
 
     def _sparse_step(
-        self, rows_BD: torch.Tensor, target_BE: torch.Tensor, hyper: Hyper, dead_MN: torch.Tensor | None, factor: float
-    ) -> StepStatistics:
+        self, part: slice, rows_BD: torch.Tensor, target_BE: torch.Tensor, hyper: Hyper, dead_MN: torch.Tensor | None,
+        factor: float,
+    ) -> StepStatistics:  # fmt: skip
         """Member by member, its gradients summed in the update."""
         assert isinstance(self.variant, SparseVariant)
-        work, adam = self.sparse_work, AdamStep(*BETAS, EPS, self.step_count + 1)
+        work, rates, found = self.sparse_work, self.rates_now(factor), []
         rows_BD, target_BE = rows_BD.contiguous(), target_BE.contiguous()
-        rates, found = self.rates_now(factor), []
-        for m in range(len(self)):
+        for m in range(part.start, part.stop):
             params, numbers = member_of(self.params, m), hyper.member(m)
             seen_BD = self.variant.seen(rows_BD, numbers)
             made, statistics = sparse_step.forward(
                 self.variant, params, seen_BD, target_BE, numbers, self.kernels, work, m
             )
-            self.note_failures(statistics, m)
-            own = rates.of_member(m, self.failed_M[m] > 0)
+            self.note_failures(statistics, slice(m, m + 1))
             extra = None
             if dead_MN is not None:
-                extra = dead_gradient(self.settings.dead, params, seen_BD, self.residual_MBE[m], dead_MN[m])
+                extra = dead_gradient(self.settings.dead, params, seen_BD, self.residual_of(m), dead_MN[m])
             sparse_step.update(
                 self.variant, params, member_of(self.moments.mean, m), member_of(self.moments.square, m), made,
-                seen_BD, work.residual_MGBE[m], extra, adam, own, self.kernels,
-                unit=self.unit_norm, clip=self.settings.optimiser.clip,
+                seen_BD, work.residual_MGBE[m], extra, self._adam(), rates.of_member(m, self.failed_M[m] > 0),
+                self.kernels, unit=self.unit_norm, clip=self.settings.optimiser.clip,
             )  # fmt: skip
             found.append(statistics)
         return StepStatistics.joined(found)
 
+    def _adam(self) -> AdamStep:
+        return AdamStep(*BETAS, EPS, self.step_count + 1)
+
     def _go_the_chosen_way(self) -> None:
-        if self.sparse != self.sparse_next:
-            self.__dict__.pop("sparse_work" if self.sparse else "work", None)  # its buffers are not needed any more
-            self.sparse = self.sparse_next
+        self.sparse_M = self.sparse_next_M
+        for name, needed in (("sparse_work", any(self.sparse_M)), ("work", not all(self.sparse_M))):
+            if not needed:
+                self.__dict__.pop(name, None)  # its buffers
 
     def _measure_density(self) -> None:
         """Every so often, choose the next steps' way by the density of codes, where nothing says how many there are."""
         measured = isinstance(self.variant, SparseVariant) and not self.variant.counted
         if measured and self.settings.compute.way == "auto" and self.step_count % MEASURE_EVERY == 0:
-            density = float(self._l0_M().mean()) / self.shape.width
-            self.sparse_next = self._sparse_pays(density)
+            density_M = (self._l0_M() / self.shape.width).tolist()
+            self.sparse_next_M = [self._sparse_pays(*pair) for pair in zip(density_M, self.sparse_M, strict=True)]
 
-    def _sparse_pays(self, density: float) -> bool:
+    def _sparse_pays(self, density: float, sparse_now: bool) -> bool:
         products = self.shape.batch * self.shape.width * self.shape.d_in
-        return sparse_pays(density, products, self.kernels.name, self.sparse_next)
+        return sparse_pays(density, products, self.kernels.name, sparse_now)
 
     def resample(self, target_BE: torch.Tensor) -> None:
         """Give dead features new weights, from the raw rows that the last step was to reconstruct (`resample.py`)."""
@@ -173,7 +187,7 @@ class Ensemble(Stack):
         for m in dead_MN.any(dim=1).nonzero().flatten().tolist():
             one = member_of(self.params, m)
             generator = generator_for("resample", self.members[m].seed, self.step_count)
-            replaced_U = replace_features(one, target_BE, self.residual_MBE[m], dead_MN[m], generator, seen)
+            replaced_U = replace_features(one, target_BE, self.residual_of(m), dead_MN[m], generator, seen)
             self.variant.revive(one, replaced_U)
             self.moments.forget(m, replaced_U, self.variant.of_member)
             # Not dead until it had the time to fire.
@@ -196,18 +210,30 @@ class Ensemble(Stack):
         return found
 
     def _l0_M(self) -> torch.Tensor:
+        return torch.cat([self._l0_of(part) for part in self._parts()])
+
+    def _l0_of(self, part: slice) -> torch.Tensor:
         assert self.last_rows_BD is not None, "metrics are a step's"
-        if not self.sparse:
-            return self.variant.mean_l0(self.params, self.last_rows_BD, self.hyper, self.work)
+        if not self.sparse_M[part.start]:
+            params, work = members_of(self.params, part), self.work.of_members(part)
+            return self.variant.mean_l0(params, self.last_rows_BD, self.hyper.member(part), work)
         assert isinstance(self.variant, SparseVariant)
         found = []
-        for m in range(len(self)):
+        for m in range(part.start, part.stop):
             params, numbers = member_of(self.params, m), self.hyper.member(m)
-            piece_RN, rows_BD = self.sparse_work.piece_RN, self.last_rows_BD
-            encoder = Encoder.of(params, rows_BD, numbers, self.kernels, piece_RN)
+            encoder = Encoder.of(params, self.last_rows_BD, numbers, self.kernels, self.sparse_work.piece_RN)
             code_F = self.variant.codes(params, self.variant.choose(params, encoder, numbers), numbers)
-            found.append((code_F != 0).sum() / len(rows_BD))
+            found.append((code_F != 0).sum() / len(self.last_rows_BD))
         return torch.stack(found)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The stack's, and which way each member goes next."""
+        return {**super().state(), "sparse": torch.tensor(self.sparse_next_M)}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state()` gave."""
+        super().load_state(state)
+        self.sparse_next_M = state["sparse"].tolist()
 
 
 def ensembles_of(

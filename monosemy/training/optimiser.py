@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from monosemy.dictionaries.stacked import members_of
 from monosemy.dictionaries.variant import Params
 from monosemy.runtime import UsageError
 
@@ -45,6 +46,10 @@ class Rates:
     feature_MN: torch.Tensor
     member_M: torch.Tensor
 
+    def of_members(self, part: slice) -> Rates:
+        """Those of some members."""
+        return Rates(self.feature_MN[part], self.member_M[part])
+
     def of_member(self, member: int, failed: torch.Tensor) -> Rates:
         """Those of one member; negative where it has failed."""
         return Rates(*(torch.where(failed, -1.0, rate[member]) for rate in (self.feature_MN, self.member_M)))
@@ -61,6 +66,10 @@ class Moments:
     def zeros(cls, trained: Mapping[str, torch.Tensor]) -> Moments:
         """Before the first step."""
         return cls(*({name: torch.zeros_like(tensor) for name, tensor in trained.items()} for _ in range(2)))
+
+    def of_members(self, part: slice) -> Moments:
+        """Those of some members: views."""
+        return Moments(members_of(self.mean, part), members_of(self.square, part))
 
     def forget(self, member: int, features_U: torch.Tensor, of_member: tuple[str, ...]) -> None:
         """Back to zero for these features of a member."""

@@ -28,10 +28,9 @@ class SparseWork:
     piece_RN: torch.Tensor
     residual_MGBE: torch.Tensor
 
-    @property
-    def residual_MBE(self) -> torch.Tensor:
-        """x̂ − target of whole dictionaries, from the last level's share of the mean over levels."""
-        return self.residual_MGBE[:, -1] * self.residual_MGBE.shape[1]
+    def residual_of(self, member: int) -> torch.Tensor:
+        """x̂ − target of the whole dictionary, `residual_BE`, from the last level's share of the mean over levels."""
+        return self.residual_MGBE[member, -1] * self.residual_MGBE.shape[1]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,6 @@ class Stack:
         # Only an L1 penalty can do without unit rows: rescaling rows would change which k codes are the largest.
         weighted = settings.penalty == "norm-weighted" and self.variant.sparsity == "l1"
         self.unit_norm = not (weighted or self.variant.free_norms)
-        self.sparse_next = False  # how the coming steps treat codes
         self.step_count = 0
         zeros_MN = torch.zeros(self.shape.members, self.shape.width, dtype=torch.int64, device=device)
         self.last_fired_MN, self.resampled_MN = zeros_MN, zeros_MN - settings.dead.resample_warmup
@@ -78,9 +77,9 @@ class Stack:
             lr_MN = lr_MN * ((self.step_count - self.resampled_MN + 1) / warmup).clamp_max(1.0)
         return Rates(lr_MN.contiguous(), lr_M)
 
-    def note_failures(self, statistics: StepStatistics, member: int | None = None) -> None:
-        """Remember which members' loss was not finite at the coming step; theirs, or that of one."""
-        failed_M = self.failed_M if member is None else self.failed_M[member : member + 1]
+    def note_failures(self, statistics: StepStatistics, part: slice) -> None:
+        """Remember which of these members' loss was not finite at the coming step."""
+        failed_M = self.failed_M[part]
         now_M = ~statistics.loss_M.isfinite() & (failed_M == 0)
         failed_M.masked_fill_(now_M, self.step_count + 1)
 
@@ -124,11 +123,10 @@ class Stack:
         }  # fmt: skip
         state = {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         state |= {"last_fired": self.last_fired_MN, "resampled": self.resampled_MN, "failed": self.failed_M}
-        return {**state, "step_count": torch.tensor(self.step_count), "sparse": torch.tensor(self.sparse_next)}
+        return {**state, "step_count": torch.tensor(self.step_count)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from what `state()` gave."""
-        for name, tensor in self.state().items():
-            if name not in ("step_count", "sparse"):
-                tensor.copy_(state[name])
-        self.step_count, self.sparse_next = int(state["step_count"]), bool(state["sparse"])
+        for name, tensor in Stack.state(self).items():
+            tensor.copy_(state[name])
+        self.step_count = int(state["step_count"])
