@@ -79,6 +79,7 @@ def train(
     settings: TrainSettings,
     target: Path | None = None,
     others: tuple[Path, ...] = (),
+    wandb: str | None = None,
     out: Path | None = None,
 ) -> None:
     """Train a grid of dictionaries in one pass over the activations.
@@ -88,6 +89,7 @@ def train(
         settings: The grid and how it is trained; several values of one setting make a grid.
         target: Activations of another site, to be rebuilt from these (transcoders).
         others: Activations of further sites, rebuilt with these from shared codes (crosscoders).
+        wandb: A project of Weights & Biases that metrics are sent to, besides metrics.jsonl.
         out: Where the dictionaries go (default: `dictionaries` beside the activations).
     """
     from monosemy.training.sweep import train as run
@@ -96,6 +98,7 @@ def train(
         activations,
         target=target,
         others=others,
+        wandb=wandb,
         out=beside(activations, "dictionaries", out),
         settings=settings,
     )

@@ -25,7 +25,7 @@ import torch
 
 T = TypeVar("T")
 
-VERSIONS_OF = ("monosemy", "torch", "numpy", "transformers", "tokenizers", "safetensors")
+VERSIONS_OF = ("monosemy", "torch", "numpy", "numba", "triton", "transformers", "tokenizers", "safetensors")
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

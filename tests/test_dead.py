@@ -180,7 +180,8 @@ def test_dead_features_are_revived_by_each_remedy_and_not_without(name: str) -> 
         left[remedy] = int((made.last_fired_MN[0, N // 2 :] <= 300).sum())
         if made.unit_norm:
             torch.testing.assert_close(made.params["W_dec"].norm(dim=2), torch.ones(1, N), rtol=0, atol=1e-6)
-    if name == "aligned":  # an encoder that cannot turn away from its decoder comes back by itself: the paper's point
+    # An encoder that cannot turn away from its decoder comes back by itself, and a gate that is never quite shut too.
+    if name in ("aligned", "spikeslab"):
         assert max(left.values()) <= 2
         return
     assert left["none"] >= 7
@@ -202,7 +203,7 @@ def test_without_dead_features_a_remedy_changes_nothing(name: str, remedy: str) 
 
 
 @pytest.mark.parametrize("remedy", REMEDIES)
-@pytest.mark.parametrize("name", list(VARIANTS))
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "spikeslab"])  # some of its are always silent
 def test_a_member_without_dead_features_is_untouched_and_one_with_them_is_as_if_alone(name: str, remedy: str) -> None:
     together, rows, settings = half_dead(name, remedy)
     alone, plain = (

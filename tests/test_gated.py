@@ -38,7 +38,7 @@ def test_golden_values_of_one_feature() -> None:
     reconstruction, penalty = Gated().loss(params, torch.tensor([[2.0]]), numbers(0.1).member(0))
     assert reconstruction.item() == pytest.approx(1)
     assert penalty.item() == pytest.approx(0.1 * 1.5 + 0.25)
-    found = Gated().export(params, numbers(0.1).member(0), Scaling.uniform(1.0, 1))
+    found = Gated().export(params, numbers(0.1).member(0), Scaling(torch.ones(1), torch.ones(1)))
     # The gate opens at x = 0.5, where 2x − 1 = 0; both at once, so θ is 0.
     assert found.encode(torch.tensor([[2.0], [0.5], [0.4]])).flatten().tolist() == pytest.approx([3, 0, 0])
 

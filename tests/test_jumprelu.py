@@ -144,7 +144,7 @@ def test_revived_features_fire_as_often_as_their_encoder_rows_allow() -> None:
     one["log_threshold"][:] = 0.0
     one["W_enc"][5], one["b_enc"][5] = one["W_enc"][2] / 5, one["b_enc"][2] / 5
     JumpRelu().revive(one, torch.tensor([5]))
-    found = JumpRelu().export(one, numbers().member(0), Scaling.uniform(1.0, D))
+    found = JumpRelu().export(one, numbers().member(0), Scaling(torch.ones(D), torch.ones(D)))
     active_BN = found.encode(x_BD) > 0
     assert active_BN[:, 2].any()
     assert torch.equal(active_BN[:, 5], active_BN[:, 2])

@@ -144,6 +144,30 @@ def test_a_member_goes_its_own_way_whatever_the_grid_around_it(name: str, monkey
             torch.testing.assert_close(together.params[key][m], tensor[0], rtol=0, atol=1e-6, msg=f"{key} {m}")
 
 
+def test_a_run_goes_on_the_way_it_went_unless_another_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint between the measurement and the step that follows it; the same bits afterwards."""
+    monkeypatch.setattr(compute, "LEAST_SIZE", 0)
+    monkeypatch.setattr(compute, "FULL_SIZE", 1)
+    dials = {"l1": (0.001, 1.0), "lr": 3e-3}
+    batches = [x_BD for x_BD, _ in zip(ArrayRows(X).batches(B, 0), range(160), strict=False)]
+    whole, first, second = (stack("relu", **dials) for _ in range(3))
+    for x_BD in batches:
+        whole.step(x_BD)
+    assert whole.sparse_M == [False, True]
+    for x_BD in batches[:150]:
+        first.step(x_BD)
+    state = {key: tensor.clone() for key, tensor in first.state().items()}
+    second.load_state(state)
+    for x_BD in batches[150:]:
+        second.step(x_BD)
+    for key, tensor in whole.state().items():
+        assert torch.equal(second.state()[key], tensor), key
+    forced = stack("relu", way="dense", **dials)
+    forced.load_state(state)
+    forced.step(batches[150])
+    assert forced.sparse_M == [False, False]
+
+
 def test_small_or_dense_steps_stay_dense() -> None:
     large = compute.FULL_SIZE
     assert compute.sparse_pays(0.1, large, "numba", sparse_now=False)

@@ -173,7 +173,7 @@ def test_export_changes_neither_presence_nor_what_is_reconstructed() -> None:
     params = member_of(params_of(), 0)
     scaling = Scaling(torch.logspace(-1, 1, D), torch.logspace(-1, 1, D))
     folded = VARIANT.export(params, hyper_at(1.0).member(0), scaling)
-    plain = VARIANT.export(params, hyper_at(1.0).member(0), Scaling.uniform(1.0, D))
+    plain = VARIANT.export(params, hyper_at(1.0).member(0), Scaling(torch.ones(D), torch.ones(D)))
     assert isinstance(folded, SpikeSlabDictionary)
     assert isinstance(plain, SpikeSlabDictionary)
     raw_BD = X / scaling.seen_D

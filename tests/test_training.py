@@ -22,6 +22,7 @@ from monosemy.artifact import Artifact, make
 from monosemy.data import rows as rows_module
 from monosemy.data.activations import ActivationStore, ActivationWriter
 from monosemy.data.rows import ArrayRows
+from monosemy.dictionaries.sparse import SparseVariant
 from monosemy.dictionaries.store import VARIANTS, DictionaryStore, load_dictionary, save_dictionary
 from monosemy.draft import Draft
 from monosemy.metrics.fidelity import fidelity
@@ -32,7 +33,7 @@ from monosemy.training.dead import DeadSettings
 from monosemy.training.ensemble import Ensemble, ensembles_of
 from monosemy.training.frame import framed
 from monosemy.training.schedule import Schedule
-from monosemy.training.settings import Member, TrainSettings, default_steps, grid
+from monosemy.training.settings import DEFAULT_VARIANT, Member, TrainSettings, default_k, default_steps, grid
 from monosemy.training.sweep import fit, fit_grid, settings_from, train
 
 D, G = 24, 32
@@ -151,6 +152,17 @@ def test_widths_and_variants_can_be_mixed_in_one_pass() -> None:
         torch.testing.assert_close(dictionary.W_dec_ND, alone.W_dec_ND, rtol=0, atol=1e-6)
 
 
+def test_the_shortest_request_follows_from_what_it_says() -> None:
+    """Nothing or k: the default kind, k from the width where it is not said. Only l1: ReLU."""
+    [plain] = grid(settings_from(width=256), d_in=D)
+    assert (plain.variant, plain.k, plain.l1) == (DEFAULT_VARIANT, 16, None)
+    assert [default_k(width) for width in (8, 64, 512, 16_384)] == [1, 4, 32, 32]
+    [l1] = grid(settings_from(width=8, l1=0.1), d_in=D)
+    assert (l1.variant, l1.k, l1.l1) == ("relu", None, 0.1)
+    [k] = grid(settings_from(width=8, k=3), d_in=D)
+    assert (k.variant, k.k) == (DEFAULT_VARIANT, 3)
+
+
 def test_interim_weights_follow_the_formula() -> None:
     assert Member("relu", 512, 0.1, None, 1e-3, 0).penalty_weight("interim", 256) == pytest.approx(0.05)
     assert Member("relu", 512, 0.1, None, 1e-3, 0).penalty_weight("sum", 256) == 0.1
@@ -265,8 +277,9 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_the_same(
     """Whatever a step depends on is in a checkpoint: moments, thresholds, averages, who failed, which way is taken."""
     options: dict[str, Any] = {
         **stores_for(variant, tmp_path), "variant": variant, "width": (8, 16), "l1": (0.1,), "k": (3,),
-        "lr": (1e-3, 1e30), "batch": 100, "steps": 110, "device": "cpu", "ema": 0.9, "clip": 1.0, "remedy": "resample", "dead_after": 20,
-        "resample_every": 30,
+        "lr": (1e-3, 1e30), "batch": 100, "steps": 110, "device": "cpu", "ema": 0.9, "clip": 1.0,
+        "remedy": "resample", "dead_after": 20, "resample_every": 30,
+        "way": "sparse" if isinstance(VARIANTS[variant], SparseVariant) else "auto",
     }  # fmt: skip
     whole = train(out=tmp_path / "whole", **options).artifact
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
@@ -353,7 +366,7 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
         ({"wdth": 3}, "unknown settings.*width"),
         ({"penalty": "sums"}, "`penalty`.*sum, interim, norm-weighted"),
         ({"scale": "units"}, "`scale`.*unit, whiten, none"),
-        ({"l1": ()}, "`l1` is empty"),
+        ({"seed": ()}, "`seed` is empty"),
         ({"variant": "denoising", "noise": -0.1}, "`noise`.*at least 0"),
         ({"variant": "denoising", "noise": (0.1, 0.2)}, "make 2 dictionaries"),
         ({"lr": 1e30, "width": 8, "warmup": 0.0}, "the loss of Member.*lower its learning rate"),

@@ -180,7 +180,7 @@ def test_export_folds_the_scale_back(name: str, scale: str) -> None:
 def _unscaled(stack: Ensemble) -> Dictionary:
     """Member 0 as a dictionary for rows that are scaled already."""
     params = {key: tensor[0] for key, tensor in stack.params.items()}
-    return stack.variant.export(params, stack.hyper.member(0), Scaling.uniform(1.0, D))
+    return stack.variant.export(params, stack.hyper.member(0), Scaling(torch.ones(D), torch.ones(D)))
 
 
 def _assert_exported_reconstruction(stack: Ensemble, name: str) -> None:

@@ -99,14 +99,12 @@ def features(
     """
     settings = settings or settings_of(FeatureSettings, options)
     grid, store = DictionaryStore.open(dictionaries), TokenStore.open(tokens)
+    grid.directions(member)  # raises where there is none of that number
     network = LanguageModel.load(model, settings.device) if isinstance(model, str | Path) else model
     site = _fitting_site(grid, network, store)
     content = {name: value for name, value in asdict(settings).items() if name not in NOT_CONTENT}
-    parents = {
-        "dictionaries": grid.artifact.as_parent(),
-        "model": network.as_parent(),
-        "tokens": store.artifact.as_parent(),
-    }
+    parents = {name: each.as_parent() for name, each in
+               (("dictionaries", grid.artifact), ("model", network), ("tokens", store.artifact))}  # fmt: skip
 
     def write(draft: Draft) -> dict[str, Any]:
         return _write(draft, grid, member, network, store, site, settings)
@@ -119,8 +117,8 @@ def _fitting_site(grid: DictionaryStore, model: LanguageModel, store: TokenStore
     """The site of the grid, once it is clear that everything goes together."""
     if grid.site is None:
         raise UsageError(
-            f"{grid.artifact.path}: does not name the site its activations came from, so features cannot be looked "
-            f"for in text; train on activations that `harvest` made"
+            f"{grid.artifact.path}: rows of no single site of a model (a world's, or several sites'), so features "
+            f"cannot be looked for in text; train on activations that `harvest` made of one site"
         )
     if grid.model_id is not None and grid.model_id != model.as_parent().id:
         raise UsageError(

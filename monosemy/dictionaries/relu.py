@@ -70,7 +70,7 @@ class Relu(SparseVariant):
         """The products of `stacked`, the codes charged for. Tied: W_dec gets the sum of both roles' gradients."""
         reconstruction_M = stacked.decode_residual(work.codes_MNB, params, target_BE, work.residual_MEB, hyper.dtype)
         mass_MN = work.codes_MNB.sum(dim=2) / work.codes_MNB.shape[2]
-        norm_MN = params["W_dec"].norm(dim=2) if hyper.norm_weighted else torch.ones_like(mass_MN)
+        norm_MN = params["W_dec"].norm(dim=2).clamp_min(1e-12) if hyper.norm_weighted else torch.ones_like(mass_MN)
         price_MN = hyper.l1_M[:, None] * norm_MN
         stacked.decoder_gradients(work, hyper.dtype)
         stacked.code_gradient(work.residual_MEB, params["W_dec"], price_MN, work.dcodes_MNB, hyper.dtype)
@@ -91,7 +91,7 @@ class Relu(SparseVariant):
         batch = len(firings.start_B1) - 1
         if not hyper.norm_weighted:
             return Charge(hyper.l1_M * code_F.sum() / batch, hyper.l1_M.expand_as(code_F))
-        norm_N = params["W_dec"].norm(dim=1)
+        norm_N = params["W_dec"].norm(dim=1).clamp_min(1e-12)
         mass_N = torch.zeros_like(norm_N).index_add_(0, firings.feature_F, code_F) / batch
         slope_F = hyper.l1_M * norm_N[firings.feature_F]
         return Charge(hyper.l1_M * (mass_N * norm_N).sum(), slope_F, hyper.l1_M * mass_N / norm_N)

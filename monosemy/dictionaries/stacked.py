@@ -5,7 +5,8 @@
 
 y is the target, x itself unless the rows come in pairs or the encoder sees noise.
 The loss is ‖r‖² summed over E plus the penalty, mean over rows. On one machine's CPU each product runs at the rate of a
-single large one; on a GPU the stack is what fills it. Products in bf16 sum in fp32 and are rounded once, into fp32.
+single large one; on a GPU the stack is what fills it. Products in bf16 sum in fp32 and are rounded to bf16;
+weights, biases and moments stay fp32.
 
 Shapes: M members, B rows, N width, D = d_in, E = d_out. Rows x_BD are shared by the members; x_MBD does as well.
 """
@@ -83,7 +84,7 @@ def pre_activations(
     x_BD: torch.Tensor, W_enc_MND: torch.Tensor, b_enc_MN: torch.Tensor, out: torch.Tensor, dtype: torch.dtype = FP32
 ) -> None:
     """z_MNB into `out`."""
-    x_MDB = x_BD.expand(len(W_enc_MND), -1, -1).mT
+    x_MDB = x_BD.to(dtype).expand(len(W_enc_MND), -1, -1).mT  # one copy of the batch, not one a member
     if dtype == FP32:
         torch.baddbmm(b_enc_MN[:, :, None], W_enc_MND, x_MDB, out=out)
         return
@@ -143,7 +144,8 @@ def encoder_gradients(
 ) -> None:
     """∂L/∂W_enc (added to what `weight` has already where the encoder is tied) and ∂L/∂b_enc, from ∂L/∂z."""
     dz_MNB = work.dcodes_MNB
-    product(work.grads[weight], dz_MNB, x_BD.expand(len(dz_MNB), -1, -1), dtype, beta=1.0 if add else 0.0)
+    x_MBD = x_BD.to(dtype).expand(len(dz_MNB), -1, -1)
+    product(work.grads[weight], dz_MNB, x_MBD, dtype, beta=1.0 if add else 0.0)
     torch.sum(dz_MNB, dim=2, out=work.grads["b_enc"])
 
 

@@ -58,11 +58,6 @@ class Scaling:
     seen_D: torch.Tensor
     target_E: torch.Tensor
 
-    @classmethod
-    def uniform(cls, scale: float, d_in: int, d_out: int | None = None) -> Scaling:
-        """One factor for every coordinate."""
-        return cls(torch.full((d_in,), scale), torch.full((d_out or d_in,), scale))
-
     @property
     def is_uniform(self) -> bool:
         """Whether all targets' coordinates are scaled alike, so that all features' lengths are."""

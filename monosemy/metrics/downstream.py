@@ -26,6 +26,7 @@ from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import Progress
 
+MOST_NATS = 700.0  # exp of more is not a number; a broken dictionary can cost that
 LOGIT_BYTES = 256 * 2**20  # of one batch's logits
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
@@ -115,7 +116,7 @@ def downstream_scores(results: Mapping[str, Spliced], name: str) -> dict[str, fl
         "ce_mean": results["mean"].cross_entropy if "mean" in results else None,
         "ce_recovered": _recovered(original, zero, rebuilt),
         "kl": rebuilt.kl,
-        "perplexity_ratio": math.exp(rebuilt.cross_entropy - original.cross_entropy),
+        "perplexity_ratio": math.exp(min(rebuilt.cross_entropy - original.cross_entropy, MOST_NATS)),
     }
 
 

@@ -51,7 +51,8 @@ def agreement_of(
     rows: list[dict[str, float | None]] = []
     with Progress("compare", len(members), unit="dictionaries") as bar:
         for number, mine in enumerate(members):
-            same = [other for other, row in enumerate(members) if all(row.get(n) == mine.get(n) for n in SETTING)]
+            sound = [other for other, row in enumerate(members) if other == number or not row.get("failure")]
+            same = [other for other in sound if all(members[other].get(n) == mine.get(n) for n in SETTING)]
             larger = [other for other in same if members[other]["width"] > mine["width"]]
             least = min((members[other]["width"] for other in larger), default=0)
             following = [other for other in larger if members[other]["width"] == least]
@@ -85,4 +86,6 @@ def _mean_shared(directions: Sequence[torch.Tensor], number: int, others: Sequen
 
 def defined(value: Any) -> Any:
     """The score itself, or None for what overflowed: a member whose training failed can give any numbers."""
+    if isinstance(value, list):
+        return [defined(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

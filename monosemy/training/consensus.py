@@ -105,7 +105,7 @@ def fit_consensus(
     Together they read the rows that one dictionary of the same `options` (those of `fit`) would: `steps` is what they
     share. Raises UsageError as `fit` and `consensus`, and for steps too few to share.
     """
-    settings = settings_from(**options)
+    settings = settings_from(**{"variant": "relu", **options})
     if len(settings.seed) != 1:
         raise UsageError(f"`seed` (={settings.seed}) must be one; the {members} members' seeds follow from it")
     source = ArrayRows(rows) if isinstance(rows, np.ndarray | torch.Tensor) else rows

@@ -98,8 +98,7 @@ class Ensemble(Stack):
         self.step_count += 1
         self.last_fired_MN.masked_fill_(statistics.fired_MN, self.step_count)
         self.track(statistics, hyper)
-        for name, average in self.average.items():
-            average.lerp_(self.params[name], 1 - self.settings.optimiser.ema)
+        self.average_and_keep()
         self._measure_density()
         return statistics
 
@@ -178,18 +177,22 @@ class Ensemble(Stack):
     def resample(self, target_BE: torch.Tensor) -> None:
         """Give dead features new weights, from the raw rows that the last step was to reconstruct (`resample.py`)."""
         above = self.settings.dead.copy_above
+        assert self.last_rows_BD is not None, "features are resampled after a step"
         target_BE = target_BE * self._target_E
         seen = None
-        if self.frame.paired and self.last_rows_BD is not None:
+        if self.frame.paired:
             centre_D = self.frame.centre.seen_D.to(self.device) if self.frame.centre else 0 * self.last_rows_BD[0]
             seen = (self.last_rows_BD, centre_D)
         dead_MN = self.dead_MN() | torch.stack([copies(W_NE, above) for W_NE in self.params["W_dec"]])
         for m in dead_MN.any(dim=1).nonzero().flatten().tolist():
             one = member_of(self.params, m)
             generator = generator_for("resample", self.members[m].seed, self.step_count)
-            replaced_U = replace_features(one, target_BE, self.residual_of(m), dead_MN[m], generator, seen)
+            skipped_BE = self.last_rows_BD @ one["W_skip"].T if "W_skip" in one else 0
+            replaced_U = replace_features(one, target_BE - skipped_BE, self.residual_of(m), dead_MN[m], generator, seen)
             self.variant.revive(one, replaced_U)
             self.moments.forget(m, replaced_U, self.variant.of_member)
+            for name in self.average.keys() & {"W_enc", "b_enc", "W_dec"}:
+                self.average[name][m, replaced_U] = one[name][replaced_U]
             # Not dead until it had the time to fire.
             self.last_fired_MN[m, replaced_U] = self.resampled_MN[m, replaced_U] = self.step_count
 
@@ -233,7 +236,8 @@ class Ensemble(Stack):
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from what `state()` gave."""
         super().load_state(state)
-        self.sparse_next_M = state["sparse"].tolist()
+        if self.settings.compute.way == "auto":  # another way may be asked for than the killed run's
+            self.sparse_next_M = state["sparse"].tolist()
 
 
 def ensembles_of(

@@ -101,12 +101,15 @@ def geometric_median(x_XD: torch.Tensor) -> torch.Tensor:
 
 def _scale(frame: Frame, norms: Sequence[float], widths: Sequence[int], sample_XD: torch.Tensor | None) -> torch.Tensor:
     if sample_XD is not None and frame.scale == "whiten":
-        std_D = sample_XD.double().std(dim=0)
-        least = LEAST_STD * std_D.square().mean().sqrt().clamp_min(1e-30)
-        scale_D: torch.Tensor = 1 / (std_D.clamp_min(least) * len(std_D) ** 0.5)
-        return scale_D.float()
+        return torch.cat([_whitening(std_D) for std_D in torch.split(sample_XD.double().std(dim=0), list(widths))])
     factors = [1 / norm if frame.scale == "unit" and norm > 0 else 1.0 for norm in norms]
     return torch.cat([torch.full((width,), factor) for width, factor in zip(widths, factors, strict=True)])
+
+
+def _whitening(std_D: torch.Tensor) -> torch.Tensor:
+    least = LEAST_STD * std_D.square().mean().sqrt().clamp_min(1e-30)
+    scale_D: torch.Tensor = 1 / (std_D.clamp_min(least) * len(std_D) ** 0.5)
+    return scale_D.float()
 
 
 def _centre(frame: Frame, mean_D: torch.Tensor, sample_XD: torch.Tensor | None) -> torch.Tensor:

@@ -5,7 +5,8 @@ reconstructed is the `target_BE` beside them. Every batch is read once and stepp
 holds parameters, Adam's state and the step; since the rows' order is computed from the step, a run that goes on from
 any checkpoint ends bit for bit where the uninterrupted one does.
 
-A member whose loss is not finite stays as it was before that step and is named, with the step; the others go on.
+A member whose loss is not finite is named, with the step, and makes no more steps; what is exported of it is as it was
+when it was last kept (`stack.py`). The others go on.
 """
 
 from __future__ import annotations
@@ -141,5 +142,5 @@ def _tell_of_failures(stacks: Sequence[Ensemble], before: Sequence[str | None]) 
     if all(now):
         raise UsageError(next(text for text in [*new, *now] if text))
     for text in new:
-        print(f"monosemy: {text}; it stays as it was before that step, and the other members go on", file=sys.stderr)
+        print(f"monosemy: {text}; it is kept as it was before, and the other members go on", file=sys.stderr)
     return now

@@ -27,7 +27,7 @@ class Schedule:
     def __post_init__(self) -> None:
         pairs = {"warmup": "decay", "sparsity_warmup": "sparsity_decay"}
         for rise, fall in pairs.items():
-            shares = (getattr(self, rise) or 0.0, getattr(self, fall))
+            shares = (self.warmup if getattr(self, rise) is None else getattr(self, rise), getattr(self, fall))
             if not (min(shares) >= 0 and sum(shares) <= 1):
                 raise UsageError(
                     f"`{rise}` (={shares[0]}) and `{fall}` (={shares[1]}) must be shares that add up to ≤ 1"

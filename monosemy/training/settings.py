@@ -23,6 +23,8 @@ from monosemy.training.schedule import Schedule
 
 Penalty = Literal["sum", "interim", "norm-weighted"]
 
+DEFAULT_VARIANT = "batchtopk"  # `benchmarks/fronts.py`
+DEFAULT_L1, MOST_K = 0.06, 32
 WIDTH_OVER_D_IN = 2
 MIN_ROWS, MAX_ROWS = 1_000_000, 100_000_000  # what a run reads, unless `steps` says otherwise
 EPOCHS = 4
@@ -32,20 +34,22 @@ EPOCHS = 4
 class TrainSettings:
     """A grid of dictionaries and how they are trained."""
 
-    variant: tuple[str, ...] = ("relu",)
-    """Kinds of dictionary; docs/which-dictionary.md says which to use when."""
+    variant: tuple[str, ...] = ()
+    """Of relu, tied, denoising, topk, batchtopk, jumprelu, gated, matryoshka, panneal, aligned, spikeslab, transcoder,
+    skip-transcoder, crosscoder (if none is named: batchtopk; relu if only l1 is given)."""
     width: tuple[int, ...] = ()
-    """Features of a dictionary (default: twice the width of the activations)."""
-    l1: tuple[float, ...] = (0.06,)
-    """L1 coefficients, for variants with an L1 penalty."""
-    k: tuple[int, ...] = (32,)
-    """Active features a row, for variants that keep k."""
+    """Features of a dictionary; if not given: twice the width of the activations."""
+    l1: tuple[float, ...] = ()
+    """L1 coefficients, for variants with an L1 penalty; if not given: 0.06."""
+    k: tuple[int, ...] = ()
+    """Active features a row: kept (topk and its kin), aimed at (jumprelu) or expected at first (spikeslab); if not
+    given: a sixteenth of the width, at most 32."""
     noise: tuple[float, ...] = (0.1,)
     """Std, per coordinate of the rescaled rows, of the noise that the denoising variant's encoder sees."""
     seed: tuple[int, ...] = (0,)
     """Of the initial weights. All members see the rows in one order."""
     lr: tuple[float, ...] = ()
-    """Learning rates (default: from the width, 3e-3 at 512 and falling with its square root)."""
+    """Learning rates; if not given, from the width: 3e-3 up to 512, falling with its square root beyond."""
     penalty: Penalty = "sum"
     """What `l1` multiplies: the sum of the codes; `interim`: the sum over N, and the error over D (S4); or the sum
     weighted by the decoder's norms, which are then free."""
@@ -66,7 +70,9 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check_choices(self, penalty=get_args(Penalty))
-        for name in ("variant", "l1", "k", "noise", "seed"):
+        if not self.variant:
+            object.__setattr__(self, "variant", ("relu",) if self.l1 and not self.k else (DEFAULT_VARIANT,))
+        for name in ("noise", "seed"):
             if not getattr(self, name):
                 raise UsageError(f"`{name}` is empty; give at least one value, or leave it out")
         for name in self.variant:
@@ -107,7 +113,7 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
     members = []
     for variant, width in product(settings.variant, widths):
         dial = VARIANTS[variant].sparsity
-        values: Sequence[Any] = settings.l1 if dial == "l1" else settings.k
+        values: Sequence[Any] = settings.l1 or (DEFAULT_L1,) if dial == "l1" else settings.k or (default_k(width),)
         noises = settings.noise if VARIANTS[variant].noisy else (None,)
         rates = settings.lr or (default_lr(width),)
         for value, noise, lr, seed in product(values, noises, rates, settings.seed):
@@ -116,6 +122,11 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
             l1, k = (float(value), None) if dial == "l1" else (None, int(value))
             members.append(Member(variant, width, l1, k, lr, seed, noise))
     return members
+
+
+def default_k(width: int) -> int:
+    """A sixteenth of the width, at most 32."""
+    return max(1, min(MOST_K, width // 16))
 
 
 def default_lr(width: int) -> float:

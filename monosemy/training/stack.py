@@ -21,6 +21,8 @@ from monosemy.training.frame import Framed
 from monosemy.training.optimiser import Moments, Rates
 from monosemy.training.settings import Member, TrainSettings
 
+KEEP_EVERY = 50
+
 
 class Stack:
     """Members of one variant and width, on one device."""
@@ -37,7 +39,8 @@ class Stack:
         self.params: Params = {name: tensor.contiguous().to(device) for name, tensor in params.items()}
         self.trained = {name: tensor for name, tensor in self.params.items() if name not in self.variant.tracked}
         self.moments = Moments.zeros(self.trained)
-        self.average = {name: tensor.clone() for name, tensor in self.trained.items()} if settings.optimiser.ema else {}
+        self.average = {name: tensor.clone() for name, tensor in self.params.items()} if settings.optimiser.ema else {}
+        self.good = {name: tensor.clone() for name, tensor in self.params.items()}  # what a broken member falls back to
         self.hyper = self._hyper()
         # Only an L1 penalty can do without unit rows: rescaling rows would change which k codes are the largest.
         weighted = settings.penalty == "norm-weighted" and self.variant.sparsity == "l1"
@@ -93,6 +96,19 @@ class Stack:
             failed = (self.failed_M > 0).reshape(-1, *[1] * (old.ndim - 1))
             self.params[name].copy_(torch.where(failed, old, self.params[name]))
 
+    def average_and_keep(self) -> None:
+        """After a step: averaged weights follow, and every KEEP_EVERY steps those of sound members are kept as good.
+
+        Averages of few steps are of those steps alone, so that random first weights are soon forgotten.
+        """
+        decay = min(self.settings.optimiser.ema, self.step_count / (self.step_count + 10))
+        for name, average in self.average.items():
+            average.lerp_(self.params[name], 1 - decay)
+        if self.step_count % KEEP_EVERY == 0:
+            for name, tensor in {**self.params, **self.average}.items():
+                sound = (self.failed_M == 0).reshape(-1, *[1] * (tensor.ndim - 1))
+                self.good[name].copy_(torch.where(sound, tensor, self.good[name]))
+
     def dead_MN(self) -> torch.Tensor:
         """Which features were not active in the last `dead_after` steps."""
         return self.step_count - self.last_fired_MN >= self.settings.dead.dead_after
@@ -112,14 +128,19 @@ class Stack:
         return len(self.members)
 
     def export(self, index: int) -> Dictionary:
-        """Member `index` of `members` as a dictionary for raw activations, on the CPU."""
-        params = {name: tensor[index].cpu().clone() for name, tensor in {**self.params, **self.average}.items()}
+        """Member `index` of `members` as a dictionary for raw activations, on the CPU; of one that failed, as it was
+        when it was last kept."""
+        source = self.good if self.failed_M[index] else {**self.params, **self.average}
+        params = {name: tensor[index].cpu().clone() for name, tensor in source.items()}
+        if self.unit_norm:  # means of unit rows are shorter
+            params["W_dec"] /= torch.linalg.vector_norm(params["W_dec"], dim=1, keepdim=True)
         return self.variant.export(params, self.hyper.member(index), self.frame.scaling)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that a step depends on, by name."""
         groups = {
-            "params": self.params, "mean": self.moments.mean, "square": self.moments.square, "average": self.average
+            "params": self.params, "mean": self.moments.mean, "square": self.moments.square, "average": self.average,
+            "good": self.good,
         }  # fmt: skip
         state = {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         state |= {"last_fired": self.last_fired_MN, "resampled": self.resampled_MN, "failed": self.failed_M}
