@@ -5,7 +5,7 @@
 Weights, moments and losses stay in fp32 either way; only products are made in bf16, and where codes are treated as
 sparse bf16 decides which are chosen and their values are computed in fp32. Every figure is the mean over seeds of
 bf16 minus fp32 with its 95 % interval: FVU, L0, MMCS to the truth (worlds) or the loss of the model with x̂ spliced
-in (text). bf16 counts as harmless where no interval lies wholly on the worse side by more than MATTERS of the fp32
+in (text). bf16 counts as shown harmless where no interval reaches further to the worse side than MATTERS of the fp32
 value. It would be a default only where it is so everywhere and faster (`benchmarks/steps.py`).
 """
 
@@ -62,7 +62,7 @@ def _difference(name: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
         "fp32": level,
         "bf16 − fp32": change,
         "± 95 %": half,
-        "harmless": "–" if name not in WORSE else "yes" if harm - half <= MATTERS * abs(level) else "no",
+        "harmless": "–" if name not in WORSE else "yes" if harm + half <= MATTERS * abs(level) else "no",
     }
 
 

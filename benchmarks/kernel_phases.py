@@ -3,8 +3,8 @@
     python benchmarks/kernel_phases.py [--rounds 7] [--shapes i,ii,iii] [--kernels torch,numba] [--device cpu]
 
 A TopK step with unit decoder rows, at the three shapes that the engine is tuned for. Rows are encoded in chunks of
-16 MB; selection is timed on the last chunk, as often as there are chunks, since in training a chunk is selected from
-while it is in the cache. All phases of all implementations are run in turn, round after round, so that a machine whose
+64 MB; selection is timed on the last chunk, as often as there are chunks, as in training, where each is selected from
+right after. All phases of all implementations are run in turn, round after round, so that a machine whose
 speed drifts does so for all; medians. "of the product" is the phase's share of the dense encode product at torch's
 default precision, measured in the same rounds. Each implementation has its own weights.
 """
@@ -20,12 +20,12 @@ from collections.abc import Callable
 import torch
 from record import table, write_record
 
+from monosemy.dictionaries.sparse import PIECE
 from monosemy.kernels.choose import kernels_for
 from monosemy.kernels.contract import Kernels
 from monosemy.kernels.firings import AdamStep, Firings, RowGradients, RowParams
 
 SHAPES = {"i": (256, 512, 256, 8), "ii": (512, 4096, 2048, 32), "iii": (512, 16384, 4096, 32)}  # D, N, B, k
-CHUNK_BYTES = 16 << 20
 WARM_UP = 2  # rounds that are not counted
 SMALL_ROUNDS = 10  # times as many at shape i, whose phases are short
 
@@ -36,7 +36,7 @@ class Encoder:
     """The encode product of a batch in chunks of rows; a chunk's z is still in the cache when it is selected from."""
 
     def __init__(self, x_BD: torch.Tensor, W_ND: torch.Tensor) -> None:
-        self.parts, self.W_ND = x_BD.split(max(1, CHUNK_BYTES // (4 * len(W_ND)))), W_ND
+        self.parts, self.W_ND = x_BD.split(max(1, PIECE // len(W_ND))), W_ND
         self.z_BN = x_BD.new_empty(len(self.parts[0]), len(W_ND))
 
     def product(self, then: Callable[[torch.Tensor], None] | None = None) -> None:

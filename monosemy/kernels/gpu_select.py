@@ -18,8 +18,8 @@ kept. All comparisons are of integers, so that ties are exact.
 `above`: `_mark` reads z once and leaves one bit an entry and a count a chunk of 4096; after a prefix sum of the counts
 `_fill` reads the bits, and of z only the entries that are kept: 1.06 times the read of z.
 
-The number of firings depends on the data: each call waits for it once (`int(...)`), the only host synchronisation of a
-step's sparse part. What was left out: selection in the epilogue of the encode product, which would save z's traffic.
+The number of firings depends on the data: each call waits for it once (`int(...)`). What was
+left out: selection in the epilogue of the encode product, which would save z's traffic.
 
 Shapes: B rows, N width, F firings, G groups of a row, K = k, C chunks of a row, W words (32 bits) of a row.
 """

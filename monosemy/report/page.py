@@ -36,7 +36,7 @@ FIELDS = {
     "variant": ("variant", "kind of dictionary"),
     "width": ("width", "number of features"),
     "l1": ("L1", "coefficient of the L1 penalty"),
-    "k": ("k", "features active per row (TopK)"),
+    "k": ("k", "features active per row: kept, aimed at or expected"),
     "noise": ("noise", "standard deviation of the noise that the encoder saw in training"),
     "lr": ("lr", "learning rate"),
     "seed": ("seed", "seed of the initial weights"),

@@ -1,8 +1,8 @@
 """On what a run computes: device, precision, kernels, and whether codes are treated as dense or as sparse.
 
 Codes are sparse for TopK and its kin from the first step. Those of an L1 penalty become so: their density is measured
-every MEASURE_EVERY steps, and the cheaper way is taken. Where the two cost the same was measured
-(`benchmarks/kernel_phases.py`); with kernels of plain torch it lies lower.
+every MEASURE_EVERY steps, and the cheaper way is taken. Where the two cost the same was measured for numba (LOG.md);
+the limits of the other kernels follow from what their phases cost (torch) or are guesses (triton).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -69,7 +70,12 @@ def train_stacks(
     saved_at = time.monotonic()
     metrics: list[dict[str, float | None]] = []
     failures = _failures(stacks)
-    with full_rate_products(device), torch.no_grad(), Progress(f"train ×{members}", steps, start) as bar:
+    with (
+        closing(tracker) if tracker is not None else nullcontext(),
+        full_rate_products(device),
+        torch.no_grad(),
+        Progress(f"train ×{members}", steps, start) as bar,
+    ):
         if watch is not None and start == 0:
             watch(0, stacks)
         for step in range(start, steps):
@@ -98,8 +104,6 @@ def train_stacks(
                 _save(stacks, done, checkpoint)
                 saved_at = time.monotonic()
             bar.advance()
-    if tracker is not None:
-        tracker.close()
     return metrics
 
 
