@@ -33,7 +33,8 @@ def rules(best: Sequence[Row], near: float, tried: Sequence[str]) -> list[str]:
     lines.append(f"Best rates lie between {rates[0]:g} and {rates[-1]:g}, of those tried: {', '.join(tried)}.")
     losses = [row["loss of the default / best"] for row in best]
     lines.append(
-        f"The default rate, `lr = 3e-3 · min(1, √(512 / width))`, rounded to the nearest one tried, costs "
+        "The default rate, `lr = 1e-2 · min(1, √(512 / width)) · min(1, √(batch / 1024))`, rounded to the nearest one "
+        "tried, costs "
         f"{100 * (statistics.median(losses) - 1):.1f} % of the loss in the median and {100 * (max(losses) - 1):.1f} % "
         f"at worst; it is within {100 * near:.0f} % of the best in "
         f"{sum(x <= 1 + near for x in losses)} of {len(losses)} cells."

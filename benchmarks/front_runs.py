@@ -55,7 +55,7 @@ def run(part: Part, library: str, seed: int, tick: Ticker) -> list[dict[str, Any
         trained = _ours(part, source.rows, seed, tick)
     else:
         stream = source.rows.batches(part.batch, ROW_ORDER_SEED)
-        peers = peers_of(library, part, source.rows, seed, default_lr(part.width))
+        peers = peers_of(library, part, source.rows, seed, default_lr(part.width, part.batch))
         for _ in range(part.steps):
             x_BD = next(stream)
             for _, peer in peers:

@@ -23,7 +23,7 @@ from monosemy.training.schedule import Schedule
 
 Penalty = Literal["sum", "interim", "norm-weighted"]
 
-DEFAULT_VARIANT = "batchtopk"  # `benchmarks/fronts.py`
+DEFAULT_VARIANT = "topk"  # best by mean place in `benchmarks/fronts.py`
 DEFAULT_L1, MOST_K = 0.06, 32
 WIDTH_OVER_D_IN = 2
 MIN_ROWS, MAX_ROWS = 1_000_000, 100_000_000  # what a run reads, unless `steps` says otherwise
@@ -36,7 +36,7 @@ class TrainSettings:
 
     variant: tuple[str, ...] = ()
     """Of relu, tied, denoising, topk, batchtopk, jumprelu, gated, matryoshka, panneal, aligned, spikeslab, transcoder,
-    skip-transcoder, crosscoder (if none is named: batchtopk; relu if only l1 is given)."""
+    skip-transcoder, crosscoder (if none is named: topk; relu if only l1 is given)."""
     width: tuple[int, ...] = ()
     """Features of a dictionary; if not given: twice the width of the activations."""
     l1: tuple[float, ...] = ()
@@ -49,7 +49,7 @@ class TrainSettings:
     seed: tuple[int, ...] = (0,)
     """Of the initial weights. All members see the rows in one order."""
     lr: tuple[float, ...] = ()
-    """Learning rates; if not given, from the width: 3e-3 up to 512, falling with its square root beyond."""
+    """Learning rates; if not given, 1e-2, less for widths above 512 and batches below 1024 (docs/defaults.md)."""
     penalty: Penalty = "sum"
     """What `l1` multiplies: the sum of the codes; `interim`: the sum over N, and the error over D (S4); or the sum
     weighted by the decoder's norms, which are then free."""
@@ -115,7 +115,7 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
         dial = VARIANTS[variant].sparsity
         values: Sequence[Any] = settings.l1 or (DEFAULT_L1,) if dial == "l1" else settings.k or (default_k(width),)
         noises = settings.noise if VARIANTS[variant].noisy else (None,)
-        rates = settings.lr or (default_lr(width),)
+        rates = settings.lr or (default_lr(width, settings.batch),)
         for value, noise, lr, seed in product(values, noises, rates, settings.seed):
             if dial == "k" and value > width:
                 raise UsageError(f"`k` (={value}) must be at most the dictionary width (={width}); lower k or widen it")
@@ -129,9 +129,9 @@ def default_k(width: int) -> int:
     return max(1, min(MOST_K, width // 16))
 
 
-def default_lr(width: int) -> float:
-    """3e-3 up to width 512, falling with the square root of the width beyond (the shape of Gao et al. 2024)."""
-    return 3e-3 * min(1.0, math.sqrt(512 / width))
+def default_lr(width: int, batch: int) -> float:
+    """1e-2 up to width 512 and from batch 1024 on; falls with √width beyond, and with √batch below (docs/defaults.md)."""
+    return 1e-2 * min(1.0, math.sqrt(512 / width)) * min(1.0, math.sqrt(batch / 1024))
 
 
 def default_steps(batch: int, n_rows: int | None) -> int:
