@@ -130,7 +130,7 @@ def default_k(width: int) -> int:
 
 
 def default_lr(width: int, batch: int) -> float:
-    """1e-2 up to width 512 and from batch 1024 on; falls with √width beyond, and with √batch below (docs/defaults.md)."""
+    """1e-2 up to width 512 and from batch 1024 on; less by √width beyond and √batch below (docs/defaults.md)."""
     return 1e-2 * min(1.0, math.sqrt(512 / width)) * min(1.0, math.sqrt(batch / 1024))
 
 
