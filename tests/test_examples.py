@@ -305,7 +305,7 @@ def test_settings_are_checked(name: str, value: int) -> None:
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     store, dictionary = token_store(tmp_path, [40], context=16), whole_number_dictionary(4)
     nowhere, here = grid(tmp_path / "nowhere", [dictionary], site=None), grid(tmp_path / "grid", [dictionary])
-    with pytest.raises(UsageError, match="does not name the site"):
+    with pytest.raises(UsageError, match="of no single site"):
         index_of(tmp_path, store, nowhere)
     with pytest.raises(UsageError, match=r"d_in = 6, .* is 7 wide"):
         index_of(tmp_path, store, here, model=TableModel(d_in=7))
