@@ -42,15 +42,6 @@ class BatchTopK(TopK):
         """TopK's, and the threshold [M, 1]."""
         return {**super().init(shape, seeds, centre), "threshold": torch.full((shape.members, 1), UNSET)}
 
-    def loss(
-        self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BE: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(‖target − x̂‖², 0), mean over rows, for one member."""
-        codes_BN = self._codes(params, x_BD, hyper)
-        rec_BE = codes_BN @ params["W_dec"] + params.get("b_dec", 0)
-        error_BE = rec_BE - (x_BD if target_BE is None else target_BE)
-        return error_BE.square().sum(dim=1).mean(), rec_BE.new_zeros(())
-
     def _codes(self, params: Params, x_BD: torch.Tensor, hyper: Hyper) -> torch.Tensor:
         z_X = torch.relu(x_BD @ params["W_enc"].T + params["b_enc"]).flatten()
         values_F, places_F = z_X.topk(len(x_BD) * int(hyper.k_M))

@@ -59,13 +59,14 @@ class Matryoshka(BatchTopK):
             residual_MEB = work.residual_MEB if number == len(blocks) - 1 else torch.empty_like(work.residual_MEB)
             if number == 0:
                 block = {name: params[name][:, :end] if name == "W_dec" else params[name] for name in params}
-                stacked.decode_residual(work.codes_MNB[:, :end], block, target_BE, residual_MEB, hyper.dtype)
+                error_M = stacked.decode_residual(work.codes_MNB[:, :end], block, target_BE, residual_MEB, hyper.dtype)
             else:
                 residual_MEB.copy_(left[-1])
                 stacked.product(
                     residual_MEB, params["W_dec"][:, first:end].mT, work.codes_MNB[:, first:end], hyper.dtype, beta=1.0
                 )
-            errors_M += stacked.mean_square(residual_MEB) / len(blocks)
+                error_M = stacked.mean_square(residual_MEB)
+            errors_M += error_M / len(blocks)
             left.append(residual_MEB)
         shared_MEB = torch.zeros_like(work.residual_MEB)
         for (first, end), residual_MEB in zip(reversed(blocks), reversed(left), strict=True):

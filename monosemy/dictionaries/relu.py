@@ -88,7 +88,7 @@ class Relu(SparseVariant):
 
     def charge(self, params: Params, firings: Firings, code_F: torch.Tensor, hyper: Hyper) -> Charge:
         """λ Σ c, or λ Σ c ‖W_dec,n‖."""
-        batch = len(firings.start_B1) - 1
+        batch = firings.rows
         if not hyper.norm_weighted:
             return Charge(hyper.l1_M * code_F.sum() / batch, hyper.l1_M.expand_as(code_F))
         norm_N = params["W_dec"].norm(dim=1).clamp_min(1e-12)

@@ -67,12 +67,14 @@ class TopK(SparseVariant):
         self, params: Params, x_BD: torch.Tensor, hyper: Hyper, target_BE: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(‖target − x̂‖², 0), mean over rows, for one member."""
-        z_BN = x_BD @ params["W_enc"].T + params["b_enc"]
-        values_BK, indices_BK = z_BN.topk(int(hyper.k_M), dim=1)
-        codes_BN = torch.zeros_like(z_BN).scatter(1, indices_BK, torch.relu(values_BK))
-        rec_BE = codes_BN @ params["W_dec"] + params.get("b_dec", 0)
+        rec_BE = self._codes(params, x_BD, hyper) @ params["W_dec"] + params.get("b_dec", 0)
         error_BE = rec_BE - (x_BD if target_BE is None else target_BE)
         return error_BE.square().sum(dim=1).mean(), rec_BE.new_zeros(())
+
+    def _codes(self, params: Params, x_BD: torch.Tensor, hyper: Hyper) -> torch.Tensor:
+        z_BN = x_BD @ params["W_enc"].T + params["b_enc"]
+        values_BK, indices_BK = z_BN.topk(int(hyper.k_M), dim=1)
+        return torch.zeros_like(z_BN).scatter(1, indices_BK, torch.relu(values_BK))
 
     def encode(self, params: Params, x_BD: torch.Tensor, hyper: Hyper, work: Workspace) -> None:
         """The k largest of each row; members may differ in k."""

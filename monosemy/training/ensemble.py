@@ -5,7 +5,7 @@ takes out what is along unit-norm decoder rows, moves every row by Adam and rest
 dense, members together, or as sparse, one by one (`sparse_step.py`): each member by its own density, so that what it
 becomes does not depend on the grid around it.
 
-A member whose loss is not finite is left as it was before that step, while the others go on.
+A member whose loss is not finite makes no more steps, that one included, while the others go on.
 
 Shapes: M members, B rows, N width, D = d_in, E = d_out.
 """
