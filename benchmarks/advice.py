@@ -63,7 +63,7 @@ def grid_rows(settings: WorldSettings) -> list[dict[str, Any]]:
     """What `evaluate` would say of each member, and its MMCS to the truth."""
     world = World(settings)
     widths = [max(2, round(settings.d_in * ratio)) for ratio in WIDTH_OVER_D]
-    trained = fit_grid(world, width=widths, l1=L1, steps=STEPS, batch=BATCH, lr=LR)
+    trained = fit_grid(world, width=widths, l1=L1, steps=STEPS, batch=BATCH, lr=LR, clip=0.0)
     members = [asdict(member) for member, _ in trained]
     dictionaries = [dictionary for _, dictionary in trained]
     with torch.inference_mode():

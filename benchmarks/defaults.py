@@ -2,11 +2,11 @@
 
     python benchmarks/defaults.py [--rows 200000] [--width 128 512 2048] [--batch 256 1024 2048] [--seeds 0 1]
 
-ReLU-L1 and TopK on stories260K's activations and on a world, every learning rate × batch × width × seed, each from
-the same number of rows: a smaller batch takes more steps. FVU, L0 and dead features are of held-out rows, MMCS of the
-world's truth. L1 trades FVU for L0, so ReLU dictionaries are compared by what they minimise, FVU + λ·(L1 norm) in units
-of the rows' variance; TopK has one L0. A grid of one batch size is one pass. What was measured is kept in
-`runs/defaults`, so a killed study goes on. About 15 minutes on two cores.
+ReLU-L1, Gated and TopK on stories260K's activations and on a world, every learning rate × batch × width × seed, each
+from the same number of rows: a smaller batch takes more steps. FVU, L0 and dead features are of held-out rows, MMCS of
+the world's truth. L1 trades FVU for L0, so kinds with an L1 penalty are compared by FVU + λ·(L1 norm of the codes) in
+units of the rows' variance, which is what ReLU dictionaries minimise; TopK has one L0. A grid of one batch size is one
+pass. What was measured is kept in `runs/defaults`, so a killed study goes on. About 15 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ DATA = {
     "stories": "stories260K, layers.2.resid_post",
     "hierarchy": "a hierarchical world, 128 features in 64 dimensions",
 }
-LR = (1e-3, 3e-3, 1e-2, 3e-2)
-DIALS: dict[str, dict[str, Any]] = {"relu": {"l1": 0.06}, "topk": {"k": 8}}
+LR = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
+DIALS: dict[str, dict[str, Any]] = {"relu": {"l1": 0.06}, "gated": {"l1": 0.12}, "topk": {"k": 8}}
 HELD_OUT, TRUTH_ROWS = 16_384, 8192
 NEAR = 0.05  # a rate this near to the best is as good
 
@@ -152,11 +152,11 @@ def best_rates(means: Sequence[Row]) -> list[Row]:
         known = [row for row in same if row["loss"] is not None]
         best = min(known, key=lambda row: row["loss"])
         good = [row["lr"] for row in known if row["loss"] <= (1 + NEAR) * best["loss"]]
-        nearest = min(known, key=lambda row: abs(math.log(row["lr"] / default_lr(width, batch))))
+        nearest = min(known, key=lambda row: abs(math.log(row["lr"] / default_lr(variant, width, batch))))
         found.append(
             {
                 "data": data, "variant": variant, "width": width, "batch": batch, "best lr": best["lr"],
-                "as good": f"{min(good):g} … {max(good):g}", "default lr": default_lr(width, batch),
+                "as good": f"{min(good):g} … {max(good):g}", "default lr": default_lr(variant, width, batch),
                 "FVU": best["FVU"], "L0": best["L0"], "dead": best["dead"], "MMCS": best["MMCS"],
                 "loss of the default / best": nearest["loss"] / best["loss"], "loss": best["loss"], "s": best["s"],
             }

@@ -10,6 +10,7 @@ from typing import Any
 
 from record import machine, table
 
+from monosemy.dictionaries.store import VARIANTS
 from monosemy.training.settings import TrainSettings
 
 Row = Mapping[str, Any]
@@ -19,6 +20,10 @@ def rules(best: Sequence[Row], near: float, tried: Sequence[str]) -> list[str]:
     """What the table says, in sentences with its own figures; a rate within `near` of the best is as good."""
     widths, batches = sorted({row["width"] for row in best}), sorted({row["batch"] for row in best})
     lines = []
+    kinds = list(dict.fromkeys(row["variant"] for row in best))
+    means = {v: statistics.geometric_mean(row["best lr"] for row in best if row["variant"] == v) for v in kinds}
+    told = ", ".join(f"{kind}: {rate:.2g}" for kind, rate in means.items())
+    lines.append(f"Best learning rate by variant (geometric mean over everything else): {told}.")
     for what, values, key in (("width", widths, "width"), ("batch", batches, "batch")):
         means = {v: statistics.geometric_mean(row["best lr"] for row in best if row[key] == v) for v in values}
         told = ", ".join(f"{value}: {rate:.2g}" for value, rate in means.items())
@@ -31,10 +36,11 @@ def rules(best: Sequence[Row], near: float, tried: Sequence[str]) -> list[str]:
         )
     rates = sorted({row["best lr"] for row in best})
     lines.append(f"Best rates lie between {rates[0]:g} and {rates[-1]:g}, of those tried: {', '.join(tried)}.")
+    paces = f"({', '.join(f'{VARIANTS[kind].pace:g} for {kind}' for kind in kinds)})"
     losses = [row["loss of the default / best"] for row in best]
     lines.append(
-        "The default rate, `lr = 1e-2 · min(1, √(512 / width)) · min(1, √(batch / 1024))`, rounded to the nearest one "
-        "tried, costs "
+        f"The default rate, `lr = {paces} · 1e-2 · min(1, √(512 / width)) · min(1, √(batch / 1024))`, rounded to the "
+        "nearest one tried, costs "
         f"{100 * (statistics.median(losses) - 1):.1f} % of the loss in the median and {100 * (max(losses) - 1):.1f} % "
         f"at worst; it is within {100 * near:.0f} % of the best in "
         f"{sum(x <= 1 + near for x in losses)} of {len(losses)} cells."

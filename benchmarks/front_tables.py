@@ -22,12 +22,12 @@ Row = dict[str, Any]
 
 
 def side_of(rows: Iterable[Row], score: str) -> Side:
-    """By seed the fronts of the kinds among the rows; FVU as its logarithm."""
-    fronts: dict[int, dict[str, list[tuple[float, float]]]] = {}
+    """By seed the fronts of the kinds among the rows, one a learning rate; FVU as its logarithm."""
+    fronts: dict[int, dict[tuple[str, float], list[tuple[float, float]]]] = {}
     for row in rows:
         if row["l0"] > 0 and row[score] is not None:
             value = math.log(row[score]) if score == "fvu" else row[score]
-            fronts.setdefault(row["seed"], {}).setdefault(row["kind"], []).append((row["l0"], value))
+            fronts.setdefault(row["seed"], {}).setdefault((row["kind"], row["lr"]), []).append((row["l0"], value))
     return {seed: list(kinds.values()) for seed, kinds in fronts.items()}
 
 

@@ -115,7 +115,9 @@ def main() -> None:
     options = parser.parse_args()
     world = World(WorldSettings(d_in=options.d_in, features=options.features))
     widths = tuple(int(options.features * 2.0**r) for r in DOUBLINGS)
-    settings = settings_from(width=widths, l1=L1, penalty="interim", scale="none", lr=1e-3, batch=options.batch)
+    settings = settings_from(
+        width=widths, l1=L1, penalty="interim", scale="none", lr=1e-3, batch=options.batch, clip=0.0
+    )
     stream = world.batches(options.batch, seed=0)
     batches = [next(stream) for _ in range(WARM_UP + options.rounds)]
     times = measure(arms_of(settings, options.d_in, batches[0]), batches)

@@ -267,16 +267,17 @@ def check_adam(kernels: Kernels, shape: tuple[int, int], unit: bool, device: str
     W_RD, grad_RD = weights(case, 1, shape[1]), normal(*shape, seed=2)
     m_RD, v_RD = normal(*shape, seed=3), normal(*shape, seed=4).square() + 0.1
 
-    def stepped(on: Kernels, to: Callable[[Any], Any]) -> list[torch.Tensor]:
+    def stepped(on: Kernels, to: Callable[[Any], Any], scale: float | torch.Tensor) -> list[torch.Tensor]:
         tensors = [to(tensor.clone()) for tensor in (W_RD, grad_RD, m_RD, v_RD)]
-        on.adam(*tensors, adam, to(lr_R), unit, 0.5)
+        on.adam(*tensors, adam, to(lr_R), unit, to(scale) if isinstance(scale, torch.Tensor) else scale)
         return tensors
 
-    found = stepped(kernels, moved_to(device))
-    close(found, stepped(ORACLE, moved_to(torch.float64)), ("W", "grad", "m", "v"))
-    assert torch.equal(found[1].cpu(), grad_RD)
-    for own, old in zip(found, (W_RD, grad_RD, m_RD, v_RD), strict=True):
-        assert torch.equal(own.cpu()[lr_R < 0], old[lr_R < 0])
+    for scale in (0.5, torch.linspace(0.1, 2.0, shape[0])):
+        found = stepped(kernels, moved_to(device), scale)
+        close(found, stepped(ORACLE, moved_to(torch.float64), scale), ("W", "grad", "m", "v"))
+        assert torch.equal(found[1].cpu(), grad_RD)
+        for own, old in zip(found, (W_RD, grad_RD, m_RD, v_RD), strict=True):
+            assert torch.equal(own.cpu()[lr_R < 0], old[lr_R < 0])
 
 
 def check_broken(kernels: Kernels, device: str = "cpu") -> None:

@@ -32,6 +32,7 @@ class Aligned(Variant):
 
     name = "aligned"
     sparsity = "k"
+    pace = 2.0
 
     def init(self, shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
         """V = W_dec, b_enc and, with a centre, b_dec."""

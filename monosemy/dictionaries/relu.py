@@ -43,6 +43,7 @@ class Relu(SparseVariant):
 
     name = "relu"
     sparsity = "l1"
+    pace = 2.0
 
     def init(self, shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
         """W_enc, b_enc, W_dec and, with a centre, b_dec."""

@@ -172,6 +172,7 @@ class Variant(ABC):
     noisy: ClassVar[bool] = False  # the encoder sees noise, so that members have a `noise`
     free_norms: ClassVar[bool] = False  # decoder rows are never put to norm 1 in training
     tracked: ClassVar[tuple[str, ...]] = ()  # parameters that `track` sets, not a gradient
+    pace: ClassVar[float] = 1.0  # times the default learning rate (docs/defaults.md)
     of_member: ClassVar[tuple[str, ...]] = ("b_dec",)  # parameters that are not one row a feature
 
     @abstractmethod

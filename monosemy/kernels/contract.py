@@ -86,5 +86,6 @@ class Kernels(Protocol):
     ) -> None:
         """The same for R rows with a dense gradient, which is not changed (a vector comes as [R, 1]).
 
+        `scale` may also be each row's own, [R].
         With `unit`: project the gradient, step, put the row back to norm 1.
         """

@@ -134,7 +134,8 @@ class Numba:
             _matrix(params.m_W_enc_ND),
             _matrix(params.v_W_enc_ND),
             lr_N.numpy(),
-            _rates(adam, scale),
+            float(scale),
+            _rates(adam),
         )
 
     def adam(
@@ -150,7 +151,8 @@ class Numba:
     ) -> None:
         """Row by row (`cpu_update.adam`)."""
         arrays = W_RD.numpy(), grad_RD.numpy(), m_RD.numpy(), v_RD.numpy(), lr_R.numpy()
-        cpu_update.adam(match_threads(), *arrays, unit, _rates(adam, scale))
+        scale_R = torch.as_tensor(scale, dtype=torch.float32).expand(len(W_RD)).contiguous().numpy()
+        cpu_update.adam(match_threads(), *arrays, scale_R, unit, _rates(adam))
 
 
 def _arrays(gradient: RowGradients) -> cpu_update.Gradient:
@@ -181,8 +183,8 @@ def _matrix(tensor_ND: torch.Tensor | None) -> Floats:
     return NO_MATRIX if tensor_ND is None else tensor_ND.numpy()
 
 
-def _rates(adam: AdamStep, scale: float | torch.Tensor) -> cpu_update.Rates:
-    return adam.beta1, adam.beta2, adam.eps, adam.correction1, adam.correction2, float(scale)
+def _rates(adam: AdamStep) -> cpu_update.Rates:
+    return adam.beta1, adam.beta2, adam.eps, adam.correction1, adam.correction2
 
 
 def _empty_firings(count: int) -> tuple[torch.Tensor, torch.Tensor]:

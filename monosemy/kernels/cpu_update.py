@@ -20,8 +20,8 @@ from monosemy.kernels.cpu_compile import Floats, Ints, inner, kernel
 
 Gradient = tuple[Any, ...]
 """`RowGradients` as arrays, as `gradient_of` unpacks it; empty ones stand for None."""
-Rates = tuple[float, float, float, float, float, float]
-"""β₁, β₂, ε, 1 − β₁ᵗ, 1 − β₂ᵗ, and what gradients are multiplied by."""
+Rates = tuple[float, float, float, float, float]
+"""β₁, β₂, ε, 1 − β₁ᵗ, 1 − β₂ᵗ."""
 
 FEATURE_COST = 8  # of a feature itself, in firings: where features are shared out among threads
 
@@ -120,11 +120,12 @@ def adam_row(
     v_RD: Floats,
     r: int,
     lr: float,
+    scale: float,
     unit: bool,
     rates: Rates,
 ) -> None:
     """Adam's step of row r (`AdamStep`), and the row put back to norm 1."""
-    beta1, beta2, eps, correction1, correction2, scale = rates
+    beta1, beta2, eps, correction1, correction2 = rates
     rest1, rest2, keep2 = np.float32(1.0 - beta1), np.float32(1.0 - beta2), np.float32(beta2)
     small, root, factor = np.float32(eps), np.float32(1.0 / math.sqrt(correction2)), np.float32(scale)
     step, square = np.float32(lr / correction1), np.float32(0)
@@ -183,6 +184,7 @@ def update(
     m_enc_ND: Floats,
     v_enc_ND: Floats,
     lr_N: Floats,
+    scale: float,
     rates: Rates,
 ) -> None:
     """`Kernels.update` (contract.py)."""
@@ -202,10 +204,10 @@ def update(
             if lr < 0:
                 continue
             b_1[0] = gradient_of(n, level, u, gradient, dec_E, enc_D)
-            adam_row(W_dec_NE, dec_E, m_dec_NE, v_dec_NE, n, lr, unit, rates)
-            adam_row(b_enc_N1, b_1, m_b_N1, v_b_N1, n, lr, False, rates)
+            adam_row(W_dec_NE, dec_E, m_dec_NE, v_dec_NE, n, lr, scale, unit, rates)
+            adam_row(b_enc_N1, b_1, m_b_N1, v_b_N1, n, lr, scale, False, rates)
             if not tied:
-                adam_row(W_enc_ND, enc_D, m_enc_ND, v_enc_ND, n, lr, False, rates)
+                adam_row(W_enc_ND, enc_D, m_enc_ND, v_enc_ND, n, lr, scale, False, rates)
 
 
 @kernel
@@ -216,6 +218,7 @@ def adam(
     m_RD: Floats,
     v_RD: Floats,
     lr_R: Floats,
+    scale_R: Floats,
     unit: bool,
     rates: Rates,
 ) -> None:
@@ -230,4 +233,4 @@ def adam(
                 grad_D[d] = grad_RD[r, d]
             if unit:
                 project(grad_D, W_RD, r)
-            adam_row(W_RD, grad_D, m_RD, v_RD, r, lr_R[r], unit, rates)
+            adam_row(W_RD, grad_D, m_RD, v_RD, r, lr_R[r], scale_R[r], unit, rates)

@@ -71,7 +71,7 @@ def adam_rows(
         m_RD,
         v_RD,
         lr_R,
-        _on_device(scale, lr_R),
+        _on_device(scale, lr_R).expand(rows).contiguous(),
         *_constants(adam),
         rows,
         width,
@@ -172,7 +172,7 @@ def _update(
 
 @triton.jit
 def _adam_rows(
-    W_RD, grad_RD, m_RD, v_RD, lr_R, scale_, new1, keep2, new2, rate, root, eps, R, D, blocks,
+    W_RD, grad_RD, m_RD, v_RD, lr_R, scale_R, new1, keep2, new2, rate, root, eps, R, D, blocks,
     UNIT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
@@ -185,8 +185,9 @@ def _adam_rows(
     grad = tl.load(grad_RD + at, mask=inside, other=0.0)
     if UNIT:
         grad -= tl.sum(grad * W, 1)[:, None] * W
+    scale = tl.load(scale_R + row, mask=row < R, other=1.0)
     W = _stepped(
-        W, grad * tl.load(scale_), m_RD + at, v_RD + at, inside, lr[:, None], new1, keep2, new2, rate, root, eps
+        W, grad * scale[:, None], m_RD + at, v_RD + at, inside, lr[:, None], new1, keep2, new2, rate, root, eps
     )
     if UNIT:
         W = W / tl.sqrt(tl.sum(tl.where(inside, W * W, 0.0), 1))[:, None]

@@ -153,10 +153,11 @@ def _step(
     moved_R = ~(lr_R < 0)
     if not moved_R.all():
         W_UD, m_UD, v_UD = W_RD[moved_R], m_RD[moved_R], v_RD[moved_R]
-        _step(W_UD, grad_RD[moved_R], m_UD, v_UD, adam, lr_R[moved_R], unit, scale)
+        scale_U = scale[moved_R] if isinstance(scale, torch.Tensor) and scale.ndim else scale
+        _step(W_UD, grad_RD[moved_R], m_UD, v_UD, adam, lr_R[moved_R], unit, scale_U)
         W_RD[moved_R], m_RD[moved_R], v_RD[moved_R] = W_UD, m_UD, v_UD
         return
-    grad_RD = grad_RD * scale
+    grad_RD = grad_RD * (scale[:, None] if isinstance(scale, torch.Tensor) and scale.ndim else scale)
     m_RD.lerp_(grad_RD, 1.0 - adam.beta1)
     v_RD.mul_(adam.beta2).addcmul_(grad_RD, grad_RD, value=1.0 - adam.beta2)
     size_RD = (v_RD.sqrt() / adam.correction2**0.5).add_(adam.eps)

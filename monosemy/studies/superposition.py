@@ -166,6 +166,7 @@ def scored(folder: Path, source: Source, scale: Scale, ratios: Sequence[float], 
         b_dec="none" if synthetic else "mean",
         lr=scale.lr,
         batch=scale.batch,
+        clip=0.0,
         steps=scale.steps,
     )
     scores = evaluate(dictionaries, source, out=folder / "scores", rows=scale.rows)
@@ -189,6 +190,7 @@ def denoising(folder: Path, world: World, scale: Scale) -> Scores:
         b_dec="none",
         lr=scale.lr,
         batch=scale.batch,
+        clip=0.0,
         steps=scale.steps,
     )
     return evaluate(dictionaries, world, out=folder / "scores", rows=scale.rows)

@@ -45,22 +45,21 @@ def update(
     unit: bool,
     clip: float,
 ) -> None:
-    """Adam's step of every trained parameter, in place; with clipping member by member, each by its own norm."""
-    members = len(rates.member_M)
-    parts = [slice(m, m + 1) for m in range(members)] if clip else [slice(0, members)]
-    for part in parts:
-        scale = _clip_factor(params, grads, part, unit, clip) if clip else 1.0
-        for name in params:
-            shared = name in variant.of_member
-            lr_R = rates.member_M[part] if shared else rates.feature_MN[part].flatten()
-            tensors = (params[name], grads[name], moments.mean[name], moments.square[name])
-            rows = [as_rows(tensor[part], 1 if shared else 2) for tensor in tensors]
-            kernels.adam(rows[0], rows[1], rows[2], rows[3], adam, lr_R, unit=unit and name == "W_dec", scale=scale)
+    """Adam's step of every trained parameter, in place; each member's gradients are clipped by its own norm."""
+    width = rates.feature_MN.shape[1]
+    scale_M = _clip_factors(params, grads, unit, clip) if clip else torch.ones_like(rates.member_M)
+    scale_R = scale_M.repeat_interleave(width)
+    for name in params:
+        shared = name in variant.of_member
+        lr, scale = (rates.member_M, scale_M) if shared else (rates.feature_MN.flatten(), scale_R)
+        tensors = (params[name], grads[name], moments.mean[name], moments.square[name])
+        rows = [as_rows(tensor, 1 if shared else 2) for tensor in tensors]
+        kernels.adam(rows[0], rows[1], rows[2], rows[3], adam, lr, unit=unit and name == "W_dec", scale=scale)
 
 
-def _clip_factor(params: Params, grads: Params, part: slice, unit: bool, clip: float) -> torch.Tensor:
-    """Of one member's gradients, as they are after the decoder's were projected."""
-    square = torch.stack([grad[part].square().sum() for grad in grads.values()]).sum()
+def _clip_factors(params: Params, grads: Params, unit: bool, clip: float) -> torch.Tensor:
+    """Of each member's gradients, as they are after the decoder's were projected: [M]."""
+    square_M = sum(torch.linalg.vector_norm(grad.flatten(1), dim=1).square() for grad in grads.values())
     if unit:
-        square = square - torch.linalg.vecdot(grads["W_dec"][part], params["W_dec"][part]).square().sum()
-    return clip_factor(square.clamp_min(0), clip)
+        square_M = square_M - torch.linalg.vecdot(grads["W_dec"], params["W_dec"]).square().sum(dim=1)
+    return clip_factor(torch.as_tensor(square_M).clamp_min(0), clip)

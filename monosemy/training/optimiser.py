@@ -26,8 +26,10 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 class Optimiser:
     """What is done to gradients before, and to weights after, a step of Adam."""
 
-    clip: float = 0.0
-    """Largest norm of a member's gradient; above it the gradient is scaled down (0: never)."""
+    clip: float = 0.1
+    """Largest norm of a member's gradient, in units of training; above it the gradient is scaled down (0: never). So
+    small a one holds for most of a run: else the large first gradients stay in Adam's second moments for the next
+    thousand steps and slow them."""
     ema: float = 0.0
     """Decay of an exponential average of the weights, which is what is exported then (0: the weights themselves)."""
 

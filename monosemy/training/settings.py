@@ -49,7 +49,8 @@ class TrainSettings:
     seed: tuple[int, ...] = (0,)
     """Of the initial weights. All members see the rows in one order."""
     lr: tuple[float, ...] = ()
-    """Learning rates; if not given, 1e-2, less for widths above 512 and batches below 1024 (docs/defaults.md)."""
+    """Learning rates; if not given, 1e-2 (L1 kinds and aligned 2e-2, gated 4e-2), less for widths above 512 and
+    batches below 1024 (docs/defaults.md)."""
     penalty: Penalty = "sum"
     """What `l1` multiplies: the sum of the codes; `interim`: the sum over N, and the error over D (S4); or the sum
     weighted by the decoder's norms, which are then free."""
@@ -115,7 +116,7 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
         dial = VARIANTS[variant].sparsity
         values: Sequence[Any] = settings.l1 or (DEFAULT_L1,) if dial == "l1" else settings.k or (default_k(width),)
         noises = settings.noise if VARIANTS[variant].noisy else (None,)
-        rates = settings.lr or (default_lr(width, settings.batch),)
+        rates = settings.lr or (default_lr(variant, width, settings.batch),)
         for value, noise, lr, seed in product(values, noises, rates, settings.seed):
             if dial == "k" and value > width:
                 raise UsageError(f"`k` (={value}) must be at most the dictionary width (={width}); lower k or widen it")
@@ -129,9 +130,10 @@ def default_k(width: int) -> int:
     return max(1, min(MOST_K, width // 16))
 
 
-def default_lr(width: int, batch: int) -> float:
-    """1e-2 up to width 512 and from batch 1024 on; less by √width beyond and √batch below (docs/defaults.md)."""
-    return 1e-2 * min(1.0, math.sqrt(512 / width)) * min(1.0, math.sqrt(batch / 1024))
+def default_lr(variant: str, width: int, batch: int) -> float:
+    """1e-2 up to width 512 and from batch 1024 on; less by √width beyond and √batch below; times the variant's `pace`
+    (docs/defaults.md)."""
+    return VARIANTS[variant].pace * 1e-2 * min(1.0, math.sqrt(512 / width)) * min(1.0, math.sqrt(batch / 1024))
 
 
 def default_steps(batch: int, n_rows: int | None) -> int:
