@@ -129,10 +129,12 @@ def summary(rows: Sequence[Row]) -> list[Row]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in ("data", "variant", "width", "batch", "lr")), []).append(row)
-    means = []
+    means, seeds = [], len({row["seed"] for row in rows})
     for same in groups.values():
         first = same[0]
         averaged = {name: _mean(row[name] for row in same) for name in ("loss", "FVU", "L0", "dead", "MMCS", "s")}
+        if len(same) < seeds:  # training left out those that diverged
+            averaged["loss"] = None
         means.append({name: first[name] for name in ("data", "variant", "width", "batch", "steps", "lr")} | averaged)
     return means
 

@@ -111,18 +111,19 @@ def test_a_broken_member_stays_as_it_was_and_the_others_go_on_as_if_it_were_not_
     way: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"width": 8, "warmup": 0.0, "l1": 0.1, "batch": B, "steps": 60, "way": way, "device": "cpu"}
-    found = dict(fit_grid(X, lr=(1e-3, 1e30), **options))
-    good, broken = found
+    stacks: list[Ensemble] = []
+    [(good, found)] = fit_grid(X, lr=(1e-3, 1e30), **options, watch=lambda _, now: stacks.extend(now))
+    assert good.lr == 1e-3  # the other is left out
     alone = fit(X, lr=1e-3, **options)
     for key, tensor in alone.tensors.items():
-        assert torch.equal(found[good].tensors[key], tensor)
+        assert torch.equal(found.tensors[key], tensor)
     start = stack(width=8, l1=0.1, variant="relu").export(0)  # it broke before it was ever kept
     for key, tensor in start.tensors.items():
-        torch.testing.assert_close(found[broken].tensors[key], tensor)
+        torch.testing.assert_close(stacks[-1].export(1).tensors[key], tensor)
     said = capsys.readouterr().err
     assert "the loss of Member(variant='relu'" in said
     assert "not finite at step 2" in said
-    assert "lower its learning rate (=1e+30)" in said
+    assert "lower its learning rate (=1e+30); the other members go on" in said
 
 
 @pytest.mark.parametrize("way", ["dense", "sparse"])
@@ -141,6 +142,26 @@ def test_the_step_before_is_what_a_broken_member_keeps(way: str) -> None:
     assert made.failed_M.tolist() == [0, 2]
     assert made.metrics(made.step(X[:B]))[1]["failed"] == 2
     assert made.failure(0) is None
+    assert "lower its learning rate (=0.01)" in str(made.failure(1))
+
+
+@pytest.mark.parametrize("way", ["dense", "sparse"])
+@pytest.mark.parametrize("where", ["rows", "target"])
+def test_a_failure_says_what_to_look_at(way: str, where: str) -> None:
+    """NaN or Inf in the rows or targets is no matter of the learning rate, and is remembered in a checkpoint."""
+    made, later = (stack(variant="batchtopk", seed=(0, 1), way=way) for _ in range(2))
+    made.step(X[:B])
+    x_BD, target_BE = X[:B].clone(), X[:B].clone()
+    (x_BD if where == "rows" else target_BE)[3, 2] = float("inf")
+    made.step(x_BD, target_BE=target_BE)
+    made.step(X[:B])
+    later.load_state(made.state())
+    for each in (made, later):
+        assert "at step 2, whose rows or targets hold NaN or Inf" in str(each.failure(0))
+        assert "learning rate" not in str(each.failure(0))
+    outlier = stack(variant="batchtopk", way=way)
+    outlier.step(1e30 * X[:B])
+    assert "or look for outliers in the activations" in str(outlier.failure(0))
 
 
 def test_a_run_with_a_broken_member_says_so_in_its_files(tmp_path: Path) -> None:
@@ -168,7 +189,9 @@ def test_a_failed_member_is_scored_but_never_chosen(tmp_path: Path) -> None:
     scores = evaluate(made, world, out=tmp_path / "scores", rows=500)
     assert scores.chosen == 0
     assert scores.rows[1]["failure"] == made.members[1]["failure"]
-    assert "failed" in capture(print_scores, scores.rows, scores.chosen)
+    assert scores.rows[1]["failed"] == made.members[1]["training"]["failed"]
+    line = capture(print_scores, scores.rows, scores.chosen).splitlines()[2]
+    assert line.split() == ["1", "topk", "12", "1", "0", *f"failed at step {scores.rows[1]['failed']}".split()]
 
 
 def capture(show: Any, *arguments: Any) -> str:

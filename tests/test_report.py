@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from monosemy.analysis.feature import Example, Feature
+from monosemy.analysis.feature import Example, Feature, FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.artifact import Artifact, Parent, make
 from monosemy.data.tokens import tokenize
@@ -25,10 +25,11 @@ from monosemy.models.harvest import harvest
 from monosemy.models.pretrain import pretrain
 from monosemy.report import plots
 from monosemy.report.figure import svg
+from monosemy.report.grid_figures import with_derived
 from monosemy.report.overview import draw_overview, overview, telling
 from monosemy.report.page import render, write_report
 from monosemy.report.payload import payload, safe_json
-from monosemy.report.run import KINDS, Run, open_run
+from monosemy.report.run import KINDS, Run, open_run, without_failed
 from monosemy.runtime import UsageError
 from monosemy.training.sweep import train
 
@@ -276,6 +277,40 @@ def test_a_new_field_is_shown(tmp_path: Path) -> None:
     text = render(Run(run.path, run.artifacts, [], rows, None, 3, ""))
     assert ">brand new</button>" in text
     assert ">0.2500</td>" in text
+
+
+def test_a_member_that_failed_has_no_scores_and_is_in_no_figure(tmp_path: Path) -> None:
+    why = "the loss of <it> was not finite at step 1200, lower its learning rate"
+    rows = [{**row, "failed": None, "failure": None} for row in grid()]
+    broken = without_failed([*rows[:5], {**rows[5], "failed": 1200, "failure": why}])
+    assert broken[:5] == grid()[:5]
+    assert broken[5]["failed"] == "failed at step 1,200"
+    assert not {"l0", "fvu", "dead"} & broken[5].keys()
+    assert without_failed([{**rows[5], "failure": why}])[0]["failed"] == "failed"  # scores of older versions
+    assert len(circles(broken)) == len(circles(grid()[:5]))
+    assert len(with_derived([*rows[:5], {**rows[5], "failure": why}], grid=False)) == 5
+    text = render(replace(fake_run(tmp_path), rows=broken))
+    assert f'title="{html.escape(why)}" class="word">failed at step 1,200</td>' in text
+    assert text.count(why) == 0
+    assert "failed" not in render(replace(fake_run(tmp_path / "sound"), rows=without_failed(rows))).split("<script")[0]
+
+
+def circles(rows: list[dict[str, Any]]) -> list[Any]:
+    """The markers of the front, one a dictionary."""
+    drawn = plots.front(rows, "fvu", "FVU", None)
+    assert drawn is not None
+    return [line for line in drawn.axes[0].lines if line.get_linestyle() == "None"]
+
+
+def test_features_of_a_failed_member_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a run without scores, the dictionaries themselves say who failed."""
+    members = [{**row, "training": {"l0": 3.0, "failed": 70}, "failure": "it overflowed"} for row in grid()[:4]]
+    monkeypatch.setattr(FeatureIndex, "open", lambda _: FakeIndex())  # of member 3
+    for kind in ("dictionaries", "features"):
+        make(tmp_path / kind, kind, {}, {}, lambda _: {"members": members})
+    found = open_run(tmp_path)
+    assert found.notes[-1] == "The features shown are those of member 3, whose training failed at step 70."
+    assert all("l0" not in row and "training" not in row for row in found.rows)
 
 
 def test_the_page_shows_what_there_is(tmp_path: Path) -> None:

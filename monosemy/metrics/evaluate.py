@@ -162,7 +162,8 @@ def _score(
         # Of scores in both, such as `alive`, those of fidelity: they are measured on more rows.
         own = {**known, **fidelity[number].scores(), **fidelity[number].site_scores()}
         row = {**identity, **own, **_downstream(spliced, number, source), **agreement[number]}
-        rows.append({name: defined(value) for name, value in row.items()} | {"failure": member.get("failure")})
+        failed = {"failed": member.get("training", {}).get("failed"), "failure": member.get("failure")}
+        rows.append({name: defined(value) for name, value in row.items()} | failed)
     held_out = isinstance(source, World) or source.n_held_out < source.n_all
     n_tokens = spliced["original"].count if spliced else 0
     info = {"n_rows": n_held_out(source, settings.rows), "n_tokens": n_tokens, "held_out": held_out}

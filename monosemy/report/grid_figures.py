@@ -164,7 +164,8 @@ def correlation(pairs: Sequence[tuple[float | None, float | None]]) -> float:
 
 
 def with_derived(rows: Rows, grid: bool = True) -> list[dict[str, Any]]:
-    """The rows with `dead_share` and, on a grid of L1 × width, `ssll`."""
+    """The rows with `dead_share` and, on a grid of L1 × width, `ssll`; without members whose training failed."""
+    rows = [row for row in rows if not row.get("failure")]
     if not grid:
         return [{**row, "dead_share": row["dead"] / row["width"]} for row in rows]
     table = Table(rows)

@@ -40,6 +40,10 @@ FIELDS = {
     "noise": ("noise", "standard deviation of the noise that the encoder saw in training"),
     "lr": ("lr", "learning rate"),
     "seed": ("seed", "seed of the initial weights"),
+    "failed": (
+        "failed",
+        "the step at which the loss was not finite: such a dictionary has no scores and is in no figure",
+    ),
     "l0": ("L0", "features active per row, mean"),
     "fvu": ("FVU", "fraction of variance unexplained: 0 is perfect, 1 is no better than the mean"),
     "explained_variance": ("EV", "explained variance: 1 − FVU"),
@@ -225,7 +229,7 @@ def _heading(name: str) -> str:
 
 
 def _extras(rows: Sequence[Row]) -> list[str]:
-    return [name for row in rows for name in row if name not in FIELDS]
+    return [name for row in rows for name in row if name not in (*FIELDS, "failure")]  # that is where one points
 
 
 def _dead_share(row: Row) -> float | None:

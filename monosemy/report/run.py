@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.artifact import Artifact, is_artifact
 from monosemy.draft import MANIFEST
-from monosemy.metrics.evaluate import Scores
+from monosemy.metrics.evaluate import IDENTITY, Scores
 from monosemy.runtime import UsageError
 
 # In the order in which they are made.
@@ -33,7 +33,7 @@ class Run:
     artifacts: Mapping[str, Artifact]
     notes: Sequence[str]
     rows: Sequence[Row]
-    """One a member: its scores, or where there are none yet only what it is."""
+    """One a member: its scores, or only what it is: where there are none yet, or its training failed."""
     features: FeatureIndex | None
 
     chosen: int | None
@@ -66,10 +66,30 @@ def open_run(path: str | Path) -> Run:
             f"train dictionaries there first, or name another run"
         )
     scores = Scores.open(artifacts["scores"].path) if "scores" in artifacts else None
-    rows = scores.rows if scores else _members(artifacts.get("dictionaries"))
+    rows = without_failed(scores.rows if scores else _members(artifacts.get("dictionaries")))
     features = FeatureIndex.open(artifacts["features"].path) if "features" in artifacts else None
     chosen, why = (scores.chosen, scores.why) if scores else (None, "")
-    return Run(path, artifacts, [*notes, *_strangers(artifacts)], rows, features, chosen, why)
+    run = Run(path, artifacts, [*notes, *_strangers(artifacts)], rows, features, chosen, why)
+    indexed = next((row for row in rows if row["member"] == run.indexed and "failed" in row), None)
+    if indexed is None:
+        return run
+    note = f"The features shown are those of member {run.indexed}, whose training {indexed['failed']}."
+    return replace(run, notes=[*run.notes, note])
+
+
+def without_failed(rows: Sequence[Row]) -> list[Row]:
+    """The rows, where of a member whose training failed only what it is remains, with `failed` in words and why in
+    `failure`: its scores are those of weights that were given up."""
+    shown = []
+    for row in rows:
+        if not row.get("failure"):
+            shown.append({name: value for name, value in row.items() if name not in ("failed", "failure")})
+            continue
+        step = row.get("failed")
+        failed = "failed" if step is None else f"failed at step {step:,}"
+        identity = {name: row.get(name) for name in IDENTITY}
+        shown.append({**identity, "failed": failed, "failure": row["failure"]})
+    return shown
 
 
 def _select(path: Path) -> tuple[dict[str, Artifact], list[str]]:
@@ -98,7 +118,11 @@ def _manifest_only(path: Path) -> Artifact:
 def _members(artifact: Artifact | None) -> list[Row]:
     if artifact is None:
         return []
-    return [{"member": number, **member} for number, member in enumerate(artifact.info["members"])]
+    members = []
+    for number, member in enumerate(artifact.info["members"]):
+        own = {name: value for name, value in member.items() if name != "training"}
+        members.append({"member": number, **own, "failed": member.get("training", {}).get("failed")})
+    return members
 
 
 def _strangers(artifacts: Mapping[str, Artifact]) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from monosemy.report.run import Row, without_failed
 
 TABLE_WIDTH = 120  # of a terminal narrower than that, the lines wrap; numbers are never cut
 COLUMNS = {
@@ -24,21 +25,22 @@ COLUMNS = {
     "kl": ".3f",
     "mmcs_with_larger": ".3f",
     "mmcs_other_seed": ".3f",
-    "failure": "",
+    "failed": "",
 }
 
 
-def print_scores(rows: Sequence[Mapping[str, Any]], chosen: int | None = None) -> None:
-    """Print one line a member, undefined scores blank, columns that are blank throughout left out."""
+def print_scores(rows: Sequence[Row], chosen: int | None = None) -> None:
+    """Print one line a member, undefined scores blank, columns that are blank throughout left out. Of a member whose
+    training failed only what it is, and at which step."""
     from rich.console import Console
     from rich.table import Table
 
+    rows = without_failed(rows)
     columns = {name: form for name, form in COLUMNS.items() if any(row.get(name) is not None for row in rows)}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, form in columns.items():
         table.add_column(name, justify="right" if form else "left", no_wrap=True)
     for row in rows:
-        shown = {**row, "failure": "failed" if row.get("failure") else None}  # why is in the file
-        cells = ["" if shown.get(name) is None else format(shown[name], form) for name, form in columns.items()]
+        cells = ["" if row.get(name) is None else format(row[name], form) for name, form in columns.items()]
         table.add_row(*cells, style="bold green" if row["member"] == chosen else None)
     Console(width=max(TABLE_WIDTH, Console().width)).print(table)

@@ -88,13 +88,14 @@ class Ensemble(Stack):
         self._go_the_chosen_way()
         hyper = self.hyper_now(l1_factor, progress)
         rows_BD = self.last_rows_BD = x_BD * self._seen_D
-        target_BE = rows_BD if target_BE is None else target_BE * self._target_E
+        raw_BE, target_BE = (x_BD, rows_BD) if target_BE is None else (target_BE, target_BE * self._target_E)
         dead_MN = self.dead_MN() if self.settings.dead.remedy in ("ghost", "auxk") else None
         made = []
         for part in self._parts():
             one_step = self._sparse_step if self.sparse_M[part.start] else self._dense_step
             made.append(one_step(part, rows_BD, target_BE, hyper, dead_MN, lr_factor))
         statistics = StepStatistics.joined(made)
+        self.note_spoilt(x_BD, raw_BE)
         self.step_count += 1
         self.last_fired_MN.masked_fill_(statistics.fired_MN, self.step_count)
         self.track(statistics, hyper)
@@ -176,19 +177,18 @@ class Ensemble(Stack):
 
     def resample(self, target_BE: torch.Tensor) -> None:
         """Give dead features new weights, from the raw rows that the last step was to reconstruct (`resample.py`)."""
-        above = self.settings.dead.copy_above
         assert self.last_rows_BD is not None, "features are resampled after a step"
-        target_BE = target_BE * self._target_E
         seen = None
         if self.frame.paired:
             centre_D = self.frame.centre.seen_D.to(self.device) if self.frame.centre else 0 * self.last_rows_BD[0]
             seen = (self.last_rows_BD, centre_D)
+        above = self.settings.dead.copy_above
         dead_MN = self.dead_MN() | torch.stack([copies(W_NE, above) for W_NE in self.params["W_dec"]])
         for m in dead_MN.any(dim=1).nonzero().flatten().tolist():
             one = member_of(self.params, m)
             generator = generator_for("resample", self.members[m].seed, self.step_count)
-            skipped_BE = self.last_rows_BD @ one["W_skip"].T if "W_skip" in one else 0
-            replaced_U = replace_features(one, target_BE - skipped_BE, self.residual_of(m), dead_MN[m], generator, seen)
+            wanted_BE = target_BE * self._target_E - (self.last_rows_BD @ one["W_skip"].T if "W_skip" in one else 0)
+            replaced_U = replace_features(one, wanted_BE, self.residual_of(m), dead_MN[m], generator, seen)
             self.variant.revive(one, replaced_U)
             self.moments.forget(m, replaced_U, self.variant.of_member)
             for name in self.average.keys() & {"W_enc", "b_enc", "W_dec"}:

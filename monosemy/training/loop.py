@@ -146,5 +146,5 @@ def _tell_of_failures(stacks: Sequence[Ensemble], before: Sequence[str | None]) 
     if all(now):
         raise UsageError(next(text for text in [*new, *now] if text))
     for text in new:
-        print(f"monosemy: {text}; it is kept as it was before, and the other members go on", file=sys.stderr)
+        print(f"monosemy: {text}; the other members go on", file=sys.stderr)
     return now

@@ -109,7 +109,7 @@ class Member:
 
 
 def grid(settings: TrainSettings, d_in: int) -> list[Member]:
-    """Every member, in the order of the settings. Raises UsageError where k is larger than a width."""
+    """Every member, in the order of the settings. Raises UsageError where one comes twice, or k is above a width."""
     widths = settings.width or (WIDTH_OVER_D_IN * d_in,)
     members = []
     for variant, width in product(settings.variant, widths):
@@ -122,6 +122,10 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
                 raise UsageError(f"`k` (={value}) must be at most the dictionary width (={width}); lower k or widen it")
             l1, k = (float(value), None) if dial == "l1" else (None, int(value))
             members.append(Member(variant, width, l1, k, lr, seed, noise))
+    if len(set(members)) != len(members):
+        raise UsageError(
+            "the grid holds the same member twice; name each variant, width, l1, k, noise, lr and seed once"
+        )
     return members
 
 

@@ -79,13 +79,15 @@ def fit(
     An iterator of up to 1 GiB is gathered and read in shuffled order, as often as `steps` asks; a longer one once, in
     its own order.
 
-    `options` are fields of TrainSettings. Raises UsageError if they make a grid (use `fit_grid`), or rows are not
-    finite.
+    `options` are fields of TrainSettings. Raises UsageError if they make a grid (use `fit_grid`), rows are not finite,
+    or the loss does not stay finite.
     """
-    dictionaries = fit_grid(x, settings=settings, **options)
-    if len(dictionaries) != 1:
-        raise UsageError(f"these settings make {len(dictionaries)} dictionaries; call fit_grid for a grid")
-    return dictionaries[0][1]
+    rows = _rows(x)
+    settings = settings or settings_from(**options)
+    if (count := len(grid(settings, rows.d_in))) != 1:
+        raise UsageError(f"these settings make {count} dictionaries; call fit_grid for a grid")
+    [(_, dictionary)] = fit_grid(rows, settings=settings)
+    return dictionary
 
 
 def fit_grid(
@@ -97,6 +99,7 @@ def fit_grid(
 ) -> list[tuple[Member, Dictionary]]:
     """Every dictionary of a grid, trained in one pass, with the member it is; in memory.
 
+    A member whose loss did not stay finite is named on stderr and left out; UsageError where that is every one.
     `watch(step, stacks)` is called before the first step and after each.
     """
     rows = _rows(x)
@@ -107,8 +110,9 @@ def fit_grid(
     stacks = _stacks(members, settings, rows)
     steps = settings.steps or default_steps(settings.batch, rows.n_rows)
     train_stacks(stacks, rows, settings, steps, None, watch)
-    found = {member: stack.export(i) for stack in stacks for i, member in enumerate(stack.members)}
-    return [(member, found[member]) for member in members]
+    trained = [(member, stack, i) for stack in stacks for i, member in enumerate(stack.members)]
+    found = {member: stack.export(i) for member, stack, i in trained if stack.failure(i) is None}
+    return [(member, found[member]) for member in members if member in found]
 
 
 def settings_from(**options: Any) -> TrainSettings:
@@ -139,10 +143,6 @@ def _plain(value: Any, several: bool) -> Any:
 
 
 def _stacks(members: list[Member], settings: TrainSettings, rows: RowSource) -> list[Ensemble]:
-    if len(set(members)) != len(members):
-        raise UsageError(
-            "the grid holds the same member twice; name each variant, width, l1, k, noise, lr and seed once"
-        )
     _check_rows(members, rows)
     return ensembles_of(
         members, settings, framed(rows, settings.frame), pick_device(settings.compute.device), settings.batch
