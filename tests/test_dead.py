@@ -27,6 +27,13 @@ from monosemy.training.sweep import fit_grid, settings_from, train
 
 M, B, D, N, K = 3, 30, 10, 16, 4
 REMEDIES = ("resample", "ghost", "auxk")
+# Remedies see parameters and residuals, whatever the variant: every one on dense steps, on sparse ones and on several
+# sites, and every variant with one of them.
+THOROUGHLY = ("relu", "topk", "crosscoder")
+REMEDIES_OF = {
+    name: REMEDIES if name in THOROUGHLY else (REMEDIES[(number + 2) % 3],) for number, name in enumerate(VARIANTS)
+}
+PAIRS = [(name, remedy) for name, remedies in REMEDIES_OF.items() for remedy in remedies]
 PER_FEATURE = ("W_enc", "b_enc", "W_dec")
 
 
@@ -149,7 +156,7 @@ def world(rows: int = 8000) -> tuple[torch.Tensor, torch.Tensor]:
 def options(name: str, remedy: str, **more: Any) -> dict[str, Any]:
     return {
         "variant": name, "width": N, "k": 2, "l1": 0.1, "lr": 3e-3, "noise": 0.05, "batch": 100, "remedy": remedy,
-        "dead_after": 20, "resample_every": 40, "resample_warmup": 10, "aux_k": 8, "device": "cpu", **more,
+        "dead_after": 20, "resample_every": 40, "resample_warmup": 10, "aux_k": 8, "clip": 0.0, "device": "cpu", **more,
     }  # fmt: skip
 
 
@@ -171,39 +178,36 @@ def half_dead(name: str, remedy: str, **more: Any) -> tuple[Ensemble, ArrayRows,
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_dead_features_are_revived_by_each_remedy_and_not_without(name: str) -> None:
-    """Of 8 dead ones, those not active in the second half of 600 steps: hardly fewer alone, 3 fewer with any remedy."""
+def test_dead_features_are_revived_by_remedies_and_not_without(name: str) -> None:
+    """Of 8 dead ones, those not active in the second half of 240 steps: hardly fewer alone, half with any remedy."""
     left = {}
-    for remedy in ("none", *REMEDIES):
+    for remedy in ("none", *REMEDIES_OF[name]):
         made, rows, settings = half_dead(name, remedy, lr=0.01, seed=0)
-        train_stacks([made], rows, settings, 600, None)
-        left[remedy] = int((made.last_fired_MN[0, N // 2 :] <= 300).sum())
+        train_stacks([made], rows, settings, 240, None)
+        left[remedy] = int((made.last_fired_MN[0, N // 2 :] <= 120).sum())
         if made.unit_norm:
             torch.testing.assert_close(made.params["W_dec"].norm(dim=2), torch.ones(1, N), rtol=0, atol=1e-6)
     # An encoder that cannot turn away from its decoder comes back by itself, and a gate that is never quite shut too.
     if name in ("aligned", "spikeslab"):
         assert max(left.values()) <= 2
         return
-    assert left["none"] >= 7
-    # A linear path from x to x leaves ghosts next to nothing to explain.
-    able = REMEDIES if name != "skip-transcoder" else ("resample", "auxk")
-    assert max(left[remedy] for remedy in able) <= left["none"] - 3
+    assert left.pop("none") >= 7
+    assert max(left.values()) <= 4
 
 
-@pytest.mark.parametrize("remedy", REMEDIES)
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_without_dead_features_a_remedy_changes_nothing(name: str, remedy: str) -> None:
+def test_without_dead_features_a_remedy_changes_nothing(name: str) -> None:
     """To the bit. Wide windows: the features fire often enough."""
     x = rows_for(name, world()[1])
-    plain = {"width": 8, "l1": 0.001, "k": 6, "steps": 200, "dead_after": 60, "resample_every": 80}
+    plain = {"width": 8, "l1": 0.001, "k": 6, "steps": 100, "dead_after": 30, "resample_every": 40}
     [(_, bare)] = fit_grid(x, **options(name, "none", **plain))
-    [(_, treated)] = fit_grid(x, **options(name, remedy, **plain))
-    for key, tensor in bare.tensors.items():
-        assert torch.equal(tensor, treated.tensors[key])
+    for remedy in REMEDIES_OF[name]:
+        [(_, treated)] = fit_grid(x, **options(name, remedy, **plain))
+        for key, tensor in bare.tensors.items():
+            assert torch.equal(tensor, treated.tensors[key]), (remedy, key)
 
 
-@pytest.mark.parametrize("remedy", REMEDIES)
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "spikeslab"])  # some of its are always silent
+@pytest.mark.parametrize(("name", "remedy"), [pair for pair in PAIRS if pair[0] != "spikeslab"])  # some always silent
 def test_a_member_without_dead_features_is_untouched_and_one_with_them_is_as_if_alone(name: str, remedy: str) -> None:
     together, rows, settings = half_dead(name, remedy)
     alone, plain = (
@@ -269,11 +273,11 @@ def test_a_killed_run_with_a_remedy_ends_bit_for_bit_the_same(
     from test_training import store_of
 
     store = store_of(tmp_path / "activations", world(3000)[1])
-    asked = options(name, remedy, l1=(0.3,), k=(1,), width=(64,), lr=(3e-3, 0.02), steps=150, dead_after=5)
+    asked = options(name, remedy, l1=(0.3,), k=(1,), width=(64,), lr=(3e-3, 0.02), steps=100, dead_after=5)
     whole = train(store, out=tmp_path / "whole", **asked).artifact
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
     save = loop._save
-    for fatal in (23, 43, 81):  # before a resampling, within a re-warm-up, right after a resampling
+    for fatal in (23, 40, 43):  # before a resampling, right after it, within the re-warm-up
 
         def dying(stacks: Any, step: int, path: Path, fatal: int = fatal) -> None:
             if step == fatal:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import killed_when
 from torch.nn import functional as F
 
+from monosemy import cli
 from monosemy.artifact import Artifact, load
 from monosemy.data.tokens import TokenStore, tokenize
 from monosemy.models.gpt import Gpt, GptShape
@@ -86,28 +83,13 @@ def test_settings_that_make_no_sense_are_explained(tokens: TokenStore, tmp_path:
 
 @pytest.mark.usefixtures("tokens")
 def test_kill_9_and_resume_end_bit_for_bit_the_same(tmp_path: Path) -> None:
-    program = textwrap.dedent(
-        """
-        import sys
-        from monosemy import cli
-        from monosemy.models import pretrain
-        pretrain.CHECKPOINT_EVERY_S = 0.05
-        cli.main(sys.argv[1:])
-        """
-    )
+    def command(out: str) -> str:
+        return f"pretrain {tmp_path}/tokens --out {tmp_path}/{out} --layers 1 --d-model 32 --heads 2 --steps 250"
 
-    def command(out: str) -> list[str]:
-        shape = "--layers 1 --d-model 32 --heads 2 --steps 250"
-        return [sys.executable, "-c", program, *f"pretrain {tmp_path}/tokens --out {tmp_path}/{out} {shape}".split()]
-
-    subprocess.run(command("whole"), check=True, capture_output=True)
     checkpoint = tmp_path / ".killed.partial/scratch/checkpoint.safetensors"
-    with subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        while run.poll() is None and not checkpoint.exists():
-            time.sleep(0.005)
-        run.send_signal(signal.SIGKILL)
-    assert checkpoint.exists()  # killed after a checkpoint and before the end
-    subprocess.run(command("killed"), check=True, capture_output=True)
+    killed_when(checkpoint.exists, command("killed"), tmp_path / "log.txt", checkpoint_every_s=0.05)
+    for out in ("whole", "killed"):
+        cli.main(command(out).split())
     whole, killed = load(tmp_path / "whole", "model"), load(tmp_path / "killed", "model")
     assert whole.id == killed.id
     assert _weights(whole) == _weights(killed)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 from conftest import shared
 from networks import network, save_network
+from processes import SERVER
 
 from monosemy.data import activations
 from monosemy.data.activations import ActivationStore
@@ -172,32 +171,29 @@ def test_a_killed_harvest_ends_the_same(
     assert (resumed.n_rows, resumed.n_all) == (whole.n_rows, whole.n_all) == (whole.n_rows, 700)
 
 
-KILLED = """
-import os, signal, sys
-import torch
-from monosemy.data import activations
-from monosemy.models.harvest import harvest
-from monosemy.models.language_model import LanguageModel
+def harvest_and_die(model: str, tokens: str, out: str, threads: int) -> None:
+    """A harvest that kills its own process at its fourth batch."""
+    activations.SHARD_BYTES = 37 * 64 * 2
+    torch.set_num_threads(threads)
+    capture, calls = LanguageModel.capture, []
 
-activations.SHARD_BYTES = 37 * 64 * 2
-torch.set_num_threads({threads})
-capture, calls = LanguageModel.capture, []
-def killed(self, *args):
-    calls.append(1)
-    if len(calls) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return capture(self, *args)
-LanguageModel.capture = killed
-harvest({model!r}, {tokens!r}, out={out!r}, site={site!r}, batch_rows=5)
-"""
+    def killed(self: LanguageModel, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return capture(self, *args)
+
+    LanguageModel.capture = killed  # type: ignore[method-assign]
+    harvest(model, tokens, out=out, site=SITE, batch_rows=5)
 
 
 @pytest.mark.usefixtures("small_shards")
 def test_kill_9_and_resume(place: Path, tmp_path: Path) -> None:
     model, tokens, out = str(place / "model"), str(place / "packed"), str(tmp_path / "killed")
-    code = KILLED.format(model=model, tokens=tokens, out=out, site=SITE, threads=torch.get_num_threads())
-    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, env={**os.environ})
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    run = SERVER.Process(target=harvest_and_die, args=(model, tokens, out, torch.get_num_threads()))
+    run.start()
+    run.join()
+    assert run.exitcode == -signal.SIGKILL
     assert not Path(out).exists()
     resumed = harvest(model, tokens, out=out, site=SITE, batch_rows=5)
     whole = harvest(model, tokens, out=tmp_path / "whole", site=SITE, batch_rows=5)
