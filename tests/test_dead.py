@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dials import taken
 from two_sites import rows_for
 
 from monosemy.artifact import Artifact
@@ -154,10 +155,11 @@ def world(rows: int = 8000) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def options(name: str, remedy: str, **more: Any) -> dict[str, Any]:
-    return {
+    dials = {
         "variant": name, "width": N, "k": 2, "l1": 0.1, "lr": 3e-3, "noise": 0.05, "batch": 100, "remedy": remedy,
         "dead_after": 20, "resample_every": 40, "resample_warmup": 10, "aux_k": 8, "clip": 0.0, "device": "cpu", **more,
     }  # fmt: skip
+    return taken(**dials)
 
 
 def kill(params: Params, member: int) -> None:

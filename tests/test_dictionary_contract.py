@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dials import taken
 from two_sites import rows_for
 
 from monosemy.data.rows import ArrayRows
@@ -25,7 +26,7 @@ X[5] = 0
 def trained(name: str) -> Dictionary:
     """Of d_in = d_out = D: two sites of half that side by side, or x itself turned by one as another site."""
     x = X[:, : D // 2] if VARIANTS[name].reads == "sites" else X
-    return fit(rows_for(name, x), variant=name, width=16, k=4, batch=100, steps=50)
+    return fit(rows_for(name, x), **taken(name, width=16, k=4, batch=100, steps=50))
 
 
 MAKERS: dict[str, Callable[[], Dictionary]] = {

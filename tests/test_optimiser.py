@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from dials import taken
 
 from monosemy.data.rows import ArrayRows
 from monosemy.data.synthetic import World, WorldSettings
@@ -30,7 +31,8 @@ ROWS = ArrayRows(X)
 
 
 def stack(**options: Any) -> Ensemble:
-    settings = settings_from(**{"width": N, "k": 3, "batch": B, "device": "cpu", "lr": 1e-2, **options})
+    dials = {"variant": "topk", "width": N, "k": 3, "batch": B, "device": "cpu", "lr": 1e-2, **options}
+    settings = settings_from(**taken(**dials))
     return Ensemble(grid(settings, D), settings, framed(ROWS, settings.frame), torch.device("cpu"), B)
 
 
@@ -83,7 +85,7 @@ def test_averaging_changes_little_where_training_has_settled(name: str) -> None:
     """L0 and FVU of the averaged weights are about those of the last ones; rows have norm 1 all the same."""
     found = []
     for ema in (0.0, 0.99):
-        dials = {"variant": name, "width": N, "k": 3, "l1": 0.05, "batch": B, "lr": 3e-3, "ema": ema}
+        dials = taken(name, width=N, k=3, l1=0.05, batch=B, lr=3e-3, ema=ema)
         dictionary = fit(X, steps=1500, device="cpu", **dials)
         torch.testing.assert_close(dictionary.W_dec_ND.norm(dim=1), torch.ones(N))
         found.append(fidelity(dictionary, X))
@@ -96,7 +98,7 @@ def test_products_in_bf16_leave_weights_in_fp32_and_end_about_the_same(name: str
     """FVU within a twentieth of the variance. Whether it is harmless on real rows: `benchmarks/bf16.py`."""
     found = {}
     for dtype in ("fp32", "bf16"):
-        options = {"variant": name, "width": N, "k": 3, "l1": 0.05, "batch": B, "steps": 150, "lr": 1e-2}
+        options = taken(name, width=N, k=3, l1=0.05, batch=B, steps=150, lr=1e-2)
         settings = settings_from(**options, dtype=dtype, device="cpu")
         made = Ensemble(grid(settings, D), settings, framed(ROWS, settings.frame), torch.device("cpu"), B)
         train_stacks([made], ROWS, settings, 150, None)

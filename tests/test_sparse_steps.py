@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dials import taken
 
 from monosemy.data.rows import ArrayRows
 from monosemy.dictionaries.batchtopk import BatchTopK, largest
@@ -28,7 +29,7 @@ X = torch.randn(4000, D, generator=torch.Generator().manual_seed(0)) + 0.3
 
 def stack(name: str, **options: Any) -> Ensemble:
     dials = {"width": N, "k": (3, 5), "l1": (0.1, 0.3), "noise": 0.1, "lr": (3e-3, 1e-2), "batch": B, "device": "cpu"}
-    settings = settings_from(variant=name, **{**dials, **options})
+    settings = settings_from(**taken(name, **{**dials, **options}))
     return Ensemble(grid(settings, D), settings, framed(ArrayRows(X), settings.frame), torch.device("cpu"), B)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dials import taken
 from processes import killed_when
 from two_sites import TwoSites, rows_for
 
@@ -365,6 +366,12 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
         ({"penalty": "sums"}, "`penalty`.*sum, interim, norm-weighted"),
         ({"scale": "units"}, "`scale`.*unit, whiten, none"),
         ({"seed": ()}, "`seed` is empty"),
+        (
+            {"variant": "relu", "k": 8},
+            r"`k` \(=8\) does nothing for `variant` \(=relu\); name one .*\(topk.*leave out k",
+        ),
+        ({"l1": (0.1, 0.3), "k": 8}, r"`l1` \(=0.1, 0.3\) does nothing for `variant` \(=topk\).*\(relu, tied"),
+        ({"variant": ("relu", "topk"), "noise": 0.3}, r"`noise` \(=0.3\).*\(denoising\)"),
         ({"variant": "denoising", "noise": -0.1}, "`noise`.*at least 0"),
         ({"variant": "denoising", "noise": (0.1, 0.2)}, "make 2 dictionaries"),
         ({"lr": 1e30, "width": 8, "warmup": 0.0}, "the loss of Member.*lower its learning rate"),
@@ -389,7 +396,7 @@ def test_dictionaries_round_trip_through_files(tmp_path: Path) -> None:
     x = world(1000)[1]
     for variant in VARIANTS:
         rows: Any = rows_for(variant, x)
-        found = fit(rows, variant=variant, width=8, k=3, batch=100, steps=5)
+        found = fit(rows, **taken(variant, width=8, k=3, batch=100, steps=5))
         save_dictionary(tmp_path / "d.safetensors", found)
         again = load_dictionary(tmp_path / "d.safetensors")
         assert type(again) is type(found)

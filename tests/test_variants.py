@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from dials import taken
 
 from monosemy.data.rows import ArrayRows
 from monosemy.dictionaries import variant as contract
@@ -133,7 +134,7 @@ def ensemble(settings: TrainSettings, members: list[Member] | None = None, uneve
 
 
 def settings_for(name: str, **options: object) -> TrainSettings:
-    return settings_from(variant=name, width=N, k=K, batch=B, device="cpu", **options)
+    return settings_from(**taken(name, width=N, k=K, batch=B, device="cpu", **options))
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))

@@ -25,6 +25,7 @@ Penalty = Literal["sum", "interim", "norm-weighted"]
 
 DEFAULT_VARIANT = "topk"  # best by mean place in `benchmarks/fronts.py`
 DEFAULT_L1, MOST_K = 0.06, 32
+DEFAULT_NOISE = (0.1,)
 WIDTH_OVER_D_IN = 2
 MIN_ROWS, MAX_ROWS = 1_000_000, 100_000_000  # what a run reads, unless `steps` says otherwise
 EPOCHS = 4
@@ -44,7 +45,7 @@ class TrainSettings:
     k: tuple[int, ...] = ()
     """Active features a row: kept (topk and its kin), aimed at (jumprelu) or expected at first (spikeslab); if not
     given: a sixteenth of the width, at most 32."""
-    noise: tuple[float, ...] = (0.1,)
+    noise: tuple[float, ...] = DEFAULT_NOISE
     """Std, per coordinate of the rescaled rows, of the noise that the denoising variant's encoder sees."""
     seed: tuple[int, ...] = (0,)
     """Of the initial weights. All members see the rows in one order."""
@@ -79,6 +80,8 @@ class TrainSettings:
         for name in self.variant:
             if name not in VARIANTS:
                 raise UsageError(f"`variant` (={name}) must be one of {', '.join(VARIANTS)}")
+        for name in ("l1", "k", "noise"):
+            self._check_taken(name)
         for name, least in (("width", 1), ("k", 1), ("batch", 1), ("steps", 1)):
             for value in _as_tuple(getattr(self, name)):
                 if value < least:
@@ -87,6 +90,16 @@ class TrainSettings:
             for value in getattr(self, name):
                 if not (math.isfinite(value) and value >= 0):
                     raise UsageError(f"`{name}` (={value}) must be a number of at least 0")
+
+    def _check_taken(self, dial: str) -> None:
+        """Raises UsageError if `dial` is given and no variant of the grid takes it."""
+        values, able = getattr(self, dial), takers(dial)
+        if not values or (dial == "noise" and values == DEFAULT_NOISE) or set(able) & set(self.variant):
+            return
+        raise UsageError(
+            f"`{dial}` (={', '.join(map(str, values))}) does nothing for `variant` (={', '.join(self.variant)}); name "
+            f"one that takes it ({', '.join(able)}), or leave out {dial}"
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,13 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
             "the grid holds the same member twice; name each variant, width, l1, k, noise, lr and seed once"
         )
     return members
+
+
+def takers(dial: str) -> list[str]:
+    """The variants that `l1`, `k` or `noise` is for."""
+    return [
+        name for name, variant in VARIANTS.items() if (variant.noisy if dial == "noise" else variant.sparsity == dial)
+    ]
 
 
 def default_k(width: int) -> int:
