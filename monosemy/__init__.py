@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from monosemy.dictionaries.baselines import neuron_basis, pca, random_directions
     from monosemy.dictionaries.dictionary import Dictionary
     from monosemy.dictionaries.store import DictionaryStore, load_dictionary, save_dictionary
-    from monosemy.metrics.evaluate import Scores, evaluate
+    from monosemy.metrics.evaluate import evaluate
     from monosemy.metrics.fidelity import fidelity
     from monosemy.metrics.matching import one_to_one
     from monosemy.metrics.recovery import mcs, mmcs, mmcs_to_truth
+    from monosemy.metrics.scores import Scores
     from monosemy.metrics.selection import advise
     from monosemy.metrics.truth import truth_scores
     from monosemy.models.harvest import harvest
@@ -49,7 +50,7 @@ _HOME = {
     "DictionaryStore": "dictionaries.store",
     "FeatureIndex": "analysis.index",
     "LanguageModel": "models.language_model",
-    "Scores": "metrics.evaluate",
+    "Scores": "metrics.scores",
     "TokenStore": "data.tokens",
     "UsageError": "runtime",
     "World": "data.synthetic",

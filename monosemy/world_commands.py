@@ -66,7 +66,7 @@ def advise(
         variant: Which kind of dictionary, where the grid has several.
         json: Print one JSON object instead of text.
     """
-    from monosemy.metrics.evaluate import Scores
+    from monosemy.metrics.scores import Scores
     from monosemy.metrics.selection import advise as run
 
     advice = run(Scores.open(scores).rows, variant)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +19,12 @@ from monosemy.metrics.calibration import (
     presence_of,
     present_in,
 )  # fmt: skip
+from monosemy.metrics.evaluate import evaluate
 from monosemy.metrics.matching import one_to_one
+from monosemy.report.page import write_report
 from monosemy.report.reliability import FEWEST, reliability_diagram
 from monosemy.runtime import UsageError
+from monosemy.training.sweep import train
 
 WORLD = World(WorldSettings(d_in=16, features=20, l0=2.0))
 
@@ -154,3 +159,32 @@ def test_the_diagram_has_a_point_a_bin_of_enough_pairs_and_its_interval() -> Non
     ]
     assert below.patches[0].get_data().values.tolist() == found["all"].count_K.tolist()
     assert f"ECE {found['all'].ece.value:.2g}" in figure.legends[0].get_texts()[0].get_text()
+
+
+def test_evaluating_on_a_world_scores_presence_and_the_report_draws_it(tmp_path: Path) -> None:
+    world = World(WORLD.settings).save(tmp_path / "world")
+    made = train(
+        world, out=tmp_path / "dictionaries", variant=("topk", "spikeslab"), width=20, k=2, steps=60, lr=(1e-2, 1e30),
+        warmup=0.0, device="cpu",
+    )  # fmt: skip
+    failed = [bool(member["failure"]) for member in made.members]
+    assert failed == [False, True, False, True]
+    scores = evaluate(made, world, out=tmp_path / "scores", rows=500, device="cpu")
+    direct = calibration(made.dictionary(2), world, rows=500)
+    assert [row["ece"] for row in scores.rows] == [None, None, pytest.approx(direct.ece.value), None]
+    assert scores.rows[2]["brier"] == pytest.approx(direct.brier)
+    assert list(scores.reliability()) == [2]
+    for name, value in asdict(scores.reliability()[2]).items():
+        torch.testing.assert_close(value, asdict(direct)[name], equal_nan=True)
+    page = write_report(tmp_path).read_text()
+    assert page.count("Present, against the probability of being present</figcaption>") == 1
+    assert f"member 2: ECE {direct.ece.value:.2g}" in page
+    plain = evaluate(made, world, out=tmp_path / "few" / "scores", rows=10, device="cpu")
+    assert plain.rows[2]["ece"] is not None  # fewer rows than groups of them
+
+
+def test_without_presence_or_truth_there_is_no_diagram(tmp_path: Path) -> None:
+    world = World(WORLD.settings).save(tmp_path / "world")
+    made = train(world, out=tmp_path / "dictionaries", width=20, k=2, steps=5, device="cpu")
+    assert evaluate(made, world, out=tmp_path / "scores", rows=100, device="cpu").reliability() == {}
+    assert "Present, against" not in write_report(tmp_path).read_text()

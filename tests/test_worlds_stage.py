@@ -17,8 +17,9 @@ from monosemy.data.synthetic import World, WorldSettings
 from monosemy.dictionaries.store import DictionaryStore
 from monosemy.draft import Draft
 from monosemy.metrics import evaluate as evaluate_module
-from monosemy.metrics.evaluate import BY_FEATURE, EvaluateSettings, Scores, evaluate
+from monosemy.metrics.evaluate import BY_FEATURE, EvaluateSettings, evaluate
 from monosemy.metrics.recovery import mcs
+from monosemy.metrics.scores import Scores
 from monosemy.metrics.truth import truth_scores
 from monosemy.runtime import UsageError
 from monosemy.studies.measure import RESULT, measured

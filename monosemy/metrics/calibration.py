@@ -21,8 +21,9 @@ bins of equal count, which here would nearly all be at p = 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -87,6 +88,18 @@ class Reliability:
     """How many of a row are unclear."""
     rows: int
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it by name, in fp64, to be kept; an interval is its value, low and high."""
+        plain = {n: list(v.values()) if isinstance(v, dict) else v for n, v in asdict(self).items()}
+        return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in plain.items()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor]) -> Reliability:
+        """What `tensors()` came from."""
+        found: dict[str, Any] = {n: tensor if tensor.ndim else float(tensor) for n, tensor in tensors.items()}
+        intervals = {name: Interval(*tensors[name].tolist()) for name in ("ece", "ece_unclear")}
+        return cls(**{**found, **intervals, "rows": int(tensors["rows"])})
+
 
 def calibration(
     dictionary: Dictionary, world: World, rows: int = 32_768, bins: int = 10, groups: int = 64
@@ -109,6 +122,17 @@ def calibration(
             table.add(probability_BN, present_in(sample, matching, dictionary.width), group_B)
             bar.advance(len(probability_BN))
     return table.reliability()
+
+
+def calibrations(dictionaries: Mapping[int, Dictionary], world: World, rows: int) -> dict[int, Reliability]:
+    """`calibration` of each that says how probable presence is, by its number; on few rows with wider intervals."""
+    spoken = {n: each for n, each in dictionaries.items() if isinstance(each, Probabilistic)}
+    return {n: calibration(each, world, rows, groups=max(2, min(64, rows))) for n, each in spoken.items()}
+
+
+def calibration_scores(found: Reliability | None) -> dict[str, float | None]:
+    """`ece` and `brier`; None where no probabilities are given."""
+    return {"ece": found.ece.value if found else None, "brier": found.brier if found else None}
 
 
 def presence_of(dictionary: Dictionary, x_BD: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from monosemy.artifact import Artifact, Parent, load, load_parent, make
+from monosemy.artifact import Artifact, Parent, load_parent, make
 from monosemy.data.activations import ActivationStore
 from monosemy.data.joined import Pairs
 from monosemy.data.source import (
@@ -37,16 +37,16 @@ from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.store import DictionaryStore
 from monosemy.draft import Draft
-from monosemy.files import load_tensors, save_tensors
+from monosemy.files import save_tensors
+from monosemy.metrics.calibration import Reliability, calibration_scores, calibrations
 from monosemy.metrics.downstream import Spliced, constant, downstream_scores, replacement, site_scores, splice
+from monosemy.metrics.scores import CALIBRATION, IDENTITY, TRUTH, Scores
 from monosemy.metrics.scoring import agreement_of, defined, fidelity_of
 from monosemy.metrics.selection import choose
 from monosemy.metrics.truth import TruthScores, truth_scores_of
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError, full_rate_products, pick_device, settings_of
 
-IDENTITY = ("member", "variant", "width", "l1", "k", "noise", "seed", "lr")
-TRUTH = "truth.safetensors"
 TRUTH_ROWS = 8192  # codes are compared feature by feature: fewer rows than for fidelity will do
 BY_FEATURE = ("mcs", "matched_cosine", "f1", "slope")
 SITE_BY_SITE = ("ce_reconstructed_sites", "ce_recovered_sites", "kl_sites")
@@ -68,28 +68,6 @@ class EvaluateSettings:
         for name in ("rows", "token_rows"):
             if getattr(self, name) < 1:
                 raise UsageError(f"`{name}` (={getattr(self, name)}) must be at least 1")
-
-
-class Scores:
-    """A finished table of scores: `rows[i]` are member i's; `chosen` is the member to look at first."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        self.artifact = artifact
-        self.rows: list[dict[str, Any]] = json.loads((artifact.path / "scores.json").read_text())
-        self.chosen: int = artifact.info["chosen"]
-        self.why: str = artifact.info["why"]
-
-    def truth(self) -> dict[str, torch.Tensor]:
-        """Per member and true feature, [M, G]: `mcs`, `matched_cosine`, `f1`, `slope` (see `truth.py`); and the
-        firing `probability` [G]. Raises UsageError if the rows were not a world's."""
-        if not (self.artifact.path / TRUTH).exists():
-            raise UsageError(f"{self.artifact.path}: holds no truth; only scores on a synthetic world do")
-        return load_tensors(self.artifact.path / TRUTH)
-
-    @classmethod
-    def open(cls, path: str | Path | Scores) -> Scores:
-        """Open and check the scores at `path`; scores that are open already are given back."""
-        return path if isinstance(path, Scores) else cls(load(path, "scores"))
 
 
 def evaluate(
@@ -129,10 +107,15 @@ def evaluate(
     config["model_dtype"] = None if network is None else str(network.dtype)
 
     def write(draft: Draft) -> dict[str, Any]:
-        rows, info, truth = _score(grid, source, network, tokens, settings)
+        rows, info, truth, calibrated = _score(grid, source, network, tokens, settings)
         draft.file("scores.json").write_text(json.dumps(rows, indent=1, allow_nan=False))
         if truth:
             save_tensors(draft.file(TRUTH), truth)
+        if calibrated:
+            kept = {
+                f"{number}.{name}": t for number, found in calibrated.items() for name, t in found.tensors().items()
+            }
+            save_tensors(draft.file(CALIBRATION), kept)
         chosen, why = choose(rows)
         return {"chosen": chosen, "why": why, **info}
 
@@ -145,8 +128,8 @@ def _score(
     network: LanguageModel | None,
     tokens: str | Path | None,
     settings: EvaluateSettings,
-) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, torch.Tensor]]:
-    """One row a member; over how much it was measured; the truth feature by feature."""
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, torch.Tensor], dict[int, Reliability]]:
+    """One row a member; over how much it was measured; the truth feature by feature; calibration by member."""
     device = network.device if network is not None else pick_device(settings.device)
     members = [grid.dictionary(member, device) for member in range(len(grid))]
     world = world_of(source)
@@ -155,10 +138,12 @@ def _score(
         spliced = _splice(members, source, network, tokens, settings.token_rows)
         agreement = agreement_of(grid.members, members, [collector.active_N > 0 for collector in fidelity])
         truth = truth_scores_of(members, world, min(settings.rows, TRUTH_ROWS)) if world else []
+        sound = {number: each for number, each in enumerate(members) if not grid.members[number].get("failure")}
+        calibrated = calibrations(sound, world, min(settings.rows, TRUTH_ROWS)) if world else {}
     rows = []
     for number, member in enumerate(grid.members):
         identity = {name: member.get(name) for name in IDENTITY}
-        known = truth[number].scores if truth else {}
+        known = {**truth[number].scores, **calibration_scores(calibrated.get(number))} if truth else {}
         # Of scores in both, such as `alive`, those of fidelity: they are measured on more rows.
         own = {**known, **fidelity[number].scores(), **fidelity[number].site_scores()}
         row = {**identity, **own, **_downstream(spliced, number, source), **agreement[number]}
@@ -167,7 +152,7 @@ def _score(
     held_out = isinstance(source, World) or source.n_held_out < source.n_all
     n_tokens = spliced["original"].count if spliced else 0
     info = {"n_rows": n_held_out(source, settings.rows), "n_tokens": n_tokens, "held_out": held_out}
-    return rows, info, _by_feature(truth, world) if world else {}
+    return rows, info, _by_feature(truth, world) if world else {}, calibrated
 
 
 def _splice(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,58 +20,16 @@ from markupsafe import Markup
 from monosemy.artifact import Artifact
 from monosemy.files import write_whole
 from monosemy.report import plots
+from monosemy.report.fields import FIELDS, columns, identity, shown
 from monosemy.report.figure import dark_style, svg
 from monosemy.report.payload import MOST_FEATURES, payload, safe_json
+from monosemy.report.reliability import reliability_diagram
 from monosemy.report.run import Row, Run, open_run
 from monosemy.runtime import UsageError
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_CURVES = 6
 SCRIPTS = ("feature.js", "report.js")
-IDENTITY = ("member", "variant", "width", "l1", "k", "noise", "lr", "seed")
-
-# name: (heading, meaning). Fields that are not here are shown under their own name, after these.
-FIELDS = {
-    "member": ("member", "number of the dictionary in the grid"),
-    "variant": ("variant", "kind of dictionary"),
-    "width": ("width", "number of features"),
-    "l1": ("L1", "coefficient of the L1 penalty"),
-    "k": ("k", "features active per row: kept, aimed at or expected"),
-    "noise": ("noise", "standard deviation of the noise that the encoder saw in training"),
-    "lr": ("lr", "learning rate"),
-    "seed": ("seed", "seed of the initial weights"),
-    "failed": (
-        "failed",
-        "the step at which the loss was not finite: such a dictionary has no scores and is in no figure",
-    ),
-    "l0": ("L0", "features active per row, mean"),
-    "fvu": ("FVU", "fraction of variance unexplained: 0 is perfect, 1 is no better than the mean"),
-    "explained_variance": ("EV", "explained variance: 1 − FVU"),
-    "cosine": ("cosine", "cosine of activation and reconstruction, mean"),
-    "mse": ("MSE", "mean squared error"),
-    "dead": ("dead", "features never active on the held-out rows"),
-    "alive": ("alive", "features active at least once on the held-out rows"),
-    "ce_original": ("CE", "cross-entropy of the model untouched, nats per token"),
-    "ce_reconstructed": ("CE rec.", "cross-entropy with the activation replaced by its reconstruction, nats per token"),
-    "ce_zero": ("CE zero", "cross-entropy with the activation replaced by zero, nats per token"),
-    "ce_mean": ("CE mean", "cross-entropy with the activation replaced by its mean, nats per token"),
-    "ce_recovered": ("CE recovered", "(CE zero − CE rec.) / (CE zero − CE): 1 is no loss"),
-    "kl": ("KL", "KL divergence from the model's predictions to the reconstruction's, nats per token"),
-    "perplexity_ratio": ("ppl ratio", "perplexity with the reconstruction over perplexity without"),
-    "shrinkage": ("shrinkage", "E‖x̂‖² over E⟨x, x̂⟩: below 1 where codes undershoot"),
-    "norm_ratio": ("norm ratio", "norm of the reconstruction over norm of the activation, mean"),
-    "l1_norm": ("‖c‖₁", "sum of a row's codes, mean"),
-    "mmcs_truth": ("MMCS", "mean largest cosine of the true features with a learned one"),
-    "mcc_truth": ("MCC", "mean cosine of true and learned features matched one to one"),
-    "exclusive_mmcs": ("excl. MMCS", "one-to-one cosines over the larger number of features: copies and junk cost"),
-    "recovered": ("recovered", "share of the true features with a cosine above 0.9"),
-    "redundancy": ("copies", "learned copies per recovered feature"),
-    "f1": ("F1", "of firing, mean over matched true features"),
-    "code_slope": ("slope", "learned on true codes: 1 is no shrinkage"),
-    "detection_limit": ("limit", "1 / held-out rows: densities below it cannot be told from 0"),
-    "mmcs_with_larger": ("MMCS larger", "mean largest cosine with the features of the larger dictionaries of equal L1"),
-    "shared_with_next": ("shared", "features that the next larger width of equal L1 has too (cosine above 0.95)"),
-    "mmcs_other_seed": ("MMCS seed", "mean largest cosine with the features of the same dictionary from another seed"),
-}
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> Path:
@@ -110,7 +67,7 @@ def render(run: Run, most: int = MOST_FEATURES) -> str:
             shown=shown,
             chosen=identity(run.rows, run.chosen),
             indexed=identity(run.rows, run.indexed),
-            grid_figures=grid_figures(run.rows, run.chosen),
+            grid_figures=[*grid_figures(run.rows, run.chosen), *reliability_figures(run)],
             feature_figures=feature_figures(table, run.features.detection_limit if run.features else None),
             n_alive=sum(not row["dead"] for row in table),
             most=most,
@@ -156,29 +113,6 @@ def versions(artifacts: Any) -> list[str]:
     return [f"{name} {' / '.join(versions)}" for name, versions in found.items()]
 
 
-def columns(rows: Sequence[Row]) -> tuple[list[str], list[str], list[str]]:
-    """The fields to show, their headings, and the fields left out because no member has them."""
-    present = list(dict.fromkeys([name for name in FIELDS if any(name in row for row in rows)] + _extras(rows)))
-    names = [name for name in present if any(row.get(name) is not None for row in rows)]
-    return names, [_heading(name) for name in names], [_heading(name) for name in present if name not in names]
-
-
-def shown(name: str, value: Any) -> str:
-    """A field as text: settings as they were given, scores with four significant digits, undefined blank."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    if isinstance(value, float):
-        return f"{value:.6g}" if name in IDENTITY else f"{value:#.4g}".rstrip(".")
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def identity(rows: Sequence[Row], member: int | None) -> str:
-    """A member in words: member 5 (relu, width 512, L1 0.3, lr 0.001, seed 0)."""
-    row = next((row for row in rows if row["member"] == member), {})
-    known = [f"{_heading(name)} {shown(name, row[name])}" for name in IDENTITY[2:] if row.get(name) is not None]
-    return f"member {member} ({', '.join([str(row['variant']), *known])})" if row else f"member {member}"
-
-
 def grid_figures(rows: Sequence[Row], chosen: int | None) -> list[Markup]:
     """Fidelity against sparsity; and over L1 × width, seed agreement and dead features, one a variant."""
     figures = [
@@ -196,6 +130,17 @@ def grid_figures(rows: Sequence[Row], chosen: int | None) -> list[Markup]:
             drawn = plots.heatmap(mine, field, label, colours)
             figures.append(_figure(drawn, f"{variant}-{field}", f"{variant}: {label} over L1 and width"))
     return [figure for figure in figures if figure]
+
+
+def reliability_figures(run: Run) -> list[Markup]:
+    """Claimed beside true probabilities of presence, of the chosen member and the first of the others."""
+    numbers = sorted(run.reliability, key=lambda number: (number != run.chosen, number))[:MOST_CURVES]
+    if not numbers:
+        return []
+    drawn = reliability_diagram({f"member {number}": run.reliability[number] for number in numbers})
+    left_out = f" ({len(numbers)} of {len(run.reliability)} members)" if len(numbers) < len(run.reliability) else ""
+    figure = _figure(drawn, "reliability", f"Present, against the probability of being present{left_out}")
+    return [figure] if figure else []
 
 
 def feature_figures(table: Sequence[Mapping[str, Any]], limit: float | None) -> list[Markup]:
@@ -222,14 +167,6 @@ def _figure(figure: Any, name: str, description: str) -> Markup | None:
     return Markup(
         f"<figure><figcaption>{Markup.escape(description)}</figcaption>{svg(figure, name, description)}</figure>"
     )
-
-
-def _heading(name: str) -> str:
-    return FIELDS.get(name, (name.replace("_", " "),))[0]
-
-
-def _extras(rows: Sequence[Row]) -> list[str]:
-    return [name for row in rows for name in row if name not in (*FIELDS, "failure")]  # that is where one points
 
 
 def _dead_share(row: Row) -> float | None:

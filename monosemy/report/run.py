@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.artifact import Artifact, is_artifact
 from monosemy.draft import MANIFEST
-from monosemy.metrics.evaluate import IDENTITY, Scores
+from monosemy.metrics.calibration import Reliability
+from monosemy.metrics.scores import IDENTITY, Scores
 from monosemy.runtime import UsageError
 
 # In the order in which they are made.
@@ -39,6 +40,8 @@ class Run:
     chosen: int | None
     """The member to look at first, and why; None where nothing was scored."""
     why: str
+    reliability: Mapping[int, Reliability] = field(default_factory=dict)
+    """By member: how calibrated its presence is, where the truth is known."""
 
     @property
     def scored(self) -> bool:
@@ -69,7 +72,8 @@ def open_run(path: str | Path) -> Run:
     rows = without_failed(scores.rows if scores else _members(artifacts.get("dictionaries")))
     features = FeatureIndex.open(artifacts["features"].path) if "features" in artifacts else None
     chosen, why = (scores.chosen, scores.why) if scores else (None, "")
-    run = Run(path, artifacts, [*notes, *_strangers(artifacts)], rows, features, chosen, why)
+    reliability = scores.reliability() if scores else {}
+    run = Run(path, artifacts, [*notes, *_strangers(artifacts)], rows, features, chosen, why, reliability)
     indexed = next((row for row in rows if row["member"] == run.indexed and "failed" in row), None)
     if indexed is None:
         return run

@@ -21,6 +21,7 @@ COLUMNS = {
     "mmcs_truth": ".3f",
     "mcc_truth": ".3f",
     "f1": ".3f",
+    "ece": ".4f",
     "ce_recovered": ".3f",
     "kl": ".3f",
     "mmcs_with_larger": ".3f",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from monosemy.data.synthetic import World
-from monosemy.metrics.evaluate import Scores
+from monosemy.metrics.scores import Scores
 from monosemy.report.grid_figures import with_derived
 from monosemy.report.study import StudyPage
 

@@ -24,7 +24,8 @@ from monosemy.data.source import Source
 from monosemy.data.synthetic import World, WorldSettings
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.baselines import BASELINES
-from monosemy.metrics.evaluate import Scores, evaluate
+from monosemy.metrics.evaluate import evaluate
+from monosemy.metrics.scores import Scores
 from monosemy.models.harvest import harvest
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.metrics.evaluate import Scores
+from monosemy.metrics.scores import Scores
 from monosemy.metrics.selection import advise
 from monosemy.report.cells import cells_data, cells_of
 from monosemy.report.grid_figures import GridView, best_cell, best_value, correlation, verdict, with_derived, zone_of
