@@ -67,12 +67,12 @@ LONG_STEPS = ("a common feature", "all fire", "some left alone, tied", "two leve
 
 
 def small(name: str) -> Case:
-    """The case as it is on a device; for the interpreter of 11 features, 20 rows at most."""
+    """The case as it is on a device; for the interpreter of 11 features, 12 rows at most."""
     case = CASES[name]
     if CUDA or case.width <= 11:
         return case
     ends = tuple(end * 11 // case.width for end in case.ends)
-    return replace(case, rows=min(case.rows, 20), width=11, ends=ends)
+    return replace(case, rows=min(case.rows, 12), width=11, ends=ends)
 
 
 @pytest.fixture(autouse=True)
