@@ -26,7 +26,7 @@ from monosemy.training.sweep import fit_grid
 
 BATCH = 256
 LITERAL: dict[str, Any] = {
-    "penalty": "interim", "scale": "none", "b_dec": "none", "lr": 1e-3, "warmup": 0.0, "decay": 0.0,
+    "penalty": "interim", "scale": "none", "b_dec": "none", "lr": 1e-3, "warmup": 0.0, "decay": 0.0, "clip": 0.0,
 }  # fmt: skip
 ARMS: dict[str, dict[str, Any]] = {
     "literal": {**LITERAL, "width": 512, "l1": (0.03, 0.1, 0.3)},
