@@ -147,9 +147,10 @@ def evaluate(
     if json:
         _print_json_lines(scores.rows)
         return
+    from monosemy.report.run import sites_in_words
     from monosemy.report.table import print_scores
 
-    print_scores(scores.rows, scores.chosen)
+    print_scores(scores.rows, scores.chosen, sites_in_words(scores.artifact.info))
     print(f"\nlook first at member {scores.chosen}: {scores.why}")
 
 

@@ -13,6 +13,9 @@ import torch
 from networks import network
 from torch.nn import functional as F
 
+from monosemy.analysis.feature import FeatureIndex
+from monosemy.analysis.index import features
+from monosemy.analysis.logits import extreme_tokens
 from monosemy.artifact import make
 from monosemy.data import activations, joined
 from monosemy.data.activations import ActivationStore, ActivationWriter
@@ -33,14 +36,17 @@ from monosemy.data.synthetic import World, WorldSettings
 from monosemy.data.tokens import TokenStore, tokenize
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.relu import ReluDictionary
-from monosemy.dictionaries.store import member_file, save_dictionary
+from monosemy.dictionaries.store import DictionaryStore, member_file, save_dictionary
 from monosemy.draft import Draft
 from monosemy.metrics.downstream import Spliced, at, constant, downstream_scores, replacement, site_scores, splice
 from monosemy.metrics.evaluate import evaluate
+from monosemy.metrics.scores import Scores
 from monosemy.metrics.scoring import fidelity_of
 from monosemy.models import harvest as harvest_module
 from monosemy.models.harvest import harvest, harvest_sites
 from monosemy.models.language_model import LanguageModel
+from monosemy.report.fields import shown
+from monosemy.report.page import write_report
 from monosemy.runtime import UsageError
 
 CPU = torch.device("cpu")
@@ -755,3 +761,78 @@ def test_from_the_command_line(place: Path, tmp_path: Path, capsys: pytest.Captu
     command = ["evaluate", str(joint), str(out / IN), "--others", str(out / ACT), "--out", str(tmp_path / "t")]
     main([*command, "--model", str(place / "gpt2")])
     assert " kl" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_transcoder_from_training_to_the_report(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every public stage, and the page: what is shown of features is what the stored dictionary says of the model."""
+    from monosemy.cli import main
+
+    stores, model = place / "stores", str(place / "gpt2")
+    dials = [
+        "--variant",
+        "transcoder",
+        "skip-transcoder",
+        "--k",
+        "4",
+        "--width",
+        "24",
+        "--steps",
+        "150",
+        "--batch",
+        "64",
+    ]
+    main(["train", str(stores / IN), "--target", str(stores / ACT), *dials, "--out", str(tmp_path / "dictionaries")])
+    made = str(tmp_path / "dictionaries")
+    capsys.readouterr()
+    main(["evaluate", made, str(stores / IN), "--model", model, "--token-rows", "5"])
+    printed = capsys.readouterr().out
+    where = f"site {IN}, from which {ACT} is rebuilt"
+    assert where in printed.splitlines()
+    rows = Scores.open(tmp_path / "scores").rows
+    assert all(0 < row["fvu"] < 0.9 for row in rows)  # learned, where 1 is the mean
+    assert all(row["ce_recovered"] is not None for row in rows)
+    main(["features", made, "--member", "0", "--model", model, "--tokens", str(place / "packed")])
+    index = FeatureIndex.open(tmp_path / "features")
+    grid, lm = DictionaryStore.open(made), LanguageModel.load(model)
+    codes_XN = grid.dictionary(0).encode(all_rows(opened(place, IN)))
+    counts = [row["count"] for row in index.table()]
+    assert counts == pytest.approx((codes_XN != 0).sum(dim=0).tolist(), abs=2)
+    assert index.n_features == 24
+    most = max(range(24), key=counts.__getitem__)
+    direct = extreme_tokens(lm, ACT, grid.directions(0), 10, 280)
+    assert direct is not None
+    assert [value for _, value in index.feature(most).top_logits] == pytest.approx(direct["top_values"][most].tolist())
+    main(["report", str(tmp_path)])
+    page = (tmp_path / "report.html").read_text()
+    assert f'<span class="dim">{where}</span>' in page
+    assert "by site" not in page
+
+
+def test_a_crosscoder_from_training_to_the_report(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from monosemy.cli import main
+
+    first, *others = (str(place / "stores" / site) for site in SITES)
+    made, model = str(tmp_path / "dictionaries"), str(place / "gpt2")
+    dials = ["--variant", "crosscoder", "--l1", "0.01", "--width", "24", "--steps", "150", "--batch", "64"]
+    main(["train", first, "--others", *others, *dials, "--out", made])
+    capsys.readouterr()
+    main(["evaluate", made, first, "--model", model, "--token-rows", "5"])
+    printed = capsys.readouterr().out.splitlines()
+    [row] = Scores.open(tmp_path / "scores").rows
+    assert 0 < row["fvu"] < 0.9
+    where = f"sites {' / '.join(SITES)}, side by side"
+    assert where in printed
+    assert " / ".join(f"{each:.3f}" for each in row["fvu_sites"]) in printed[1]
+    assert " / ".join(f"{each:.3f}" for each in row["kl_sites"]) in printed[1]
+    with pytest.raises(UsageError, match="rows of no single site of a model"):
+        features(made, member=0, model=model, tokens=place / "packed", out=tmp_path / "features")
+    page = write_report(tmp_path).read_text()
+    assert where in page
+    assert ">FVU by site</button>" in page
+    assert f">{' / '.join(shown('fvu_sites', each) for each in row['fvu_sites'])}</td>" in page
+    assert "[0." not in page.split("<tbody>")[1]
+    assert shown("kl_sites", [0.5, None]) == "0.5000 / –"

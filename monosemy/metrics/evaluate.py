@@ -47,6 +47,7 @@ from monosemy.metrics.truth import TruthScores, truth_scores_of
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError, full_rate_products, pick_device, settings_of
 
+SITES = ("site", "target_site", "sites")  # what the scores say of where the rows are from
 TRUTH_ROWS = 8192  # codes are compared feature by feature: fewer rows than for fidelity will do
 BY_FEATURE = ("mcs", "matched_cosine", "f1", "slope")
 SITE_BY_SITE = ("ce_reconstructed_sites", "ce_recovered_sites", "kl_sites")
@@ -117,7 +118,7 @@ def evaluate(
             }
             save_tensors(draft.file(CALIBRATION), kept)
         chosen, why = choose(rows)
-        return {"chosen": chosen, "why": why, **info}
+        return {"chosen": chosen, "why": why, **info, **{name: origin.get(name) for name in SITES}}
 
     return Scores(make(out, "scores", config, parents, write))
 

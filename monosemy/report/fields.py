@@ -26,6 +26,7 @@ FIELDS = {
     ),
     "l0": ("L0", "features active per row, mean"),
     "fvu": ("FVU", "fraction of variance unexplained: 0 is perfect, 1 is no better than the mean"),
+    "fvu_sites": ("FVU by site", "FVU of each site alone, in the order of the sites"),
     "explained_variance": ("EV", "explained variance: 1 − FVU"),
     "cosine": ("cosine", "cosine of activation and reconstruction, mean"),
     "mse": ("MSE", "mean squared error"),
@@ -36,6 +37,12 @@ FIELDS = {
     "ce_zero": ("CE zero", "cross-entropy with the activation replaced by zero, nats per token"),
     "ce_mean": ("CE mean", "cross-entropy with the activation replaced by its mean, nats per token"),
     "ce_recovered": ("CE recovered", "(CE zero − CE rec.) / (CE zero − CE): 1 is no loss"),
+    "ce_reconstructed_sites": ("CE rec. by site", "CE rec., each site replaced alone, in the order of the sites"),
+    "ce_recovered_sites": (
+        "CE recovered by site",
+        "CE recovered, each site replaced alone, in the order of the sites",
+    ),
+    "kl_sites": ("KL by site", "KL, each site replaced alone, in the order of the sites"),
     "kl": ("KL", "KL divergence from the model's predictions to the reconstruction's, nats per token"),
     "perplexity_ratio": ("ppl ratio", "perplexity with the reconstruction over perplexity without"),
     "shrinkage": ("shrinkage", "E‖x̂‖² over E⟨x, x̂⟩: below 1 where codes undershoot"),
@@ -65,7 +72,10 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[str], list[str]]:
 
 
 def shown(name: str, value: Any) -> str:
-    """A field as text: settings as they were given, scores with four significant digits, undefined blank."""
+    """A field as text: settings as they were given, scores with four significant digits, undefined blank; of several
+    sites one beside the other, undefined as a dash."""
+    if isinstance(value, list):
+        return " / ".join(shown(name, each) or "–" for each in value)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     if isinstance(value, float):

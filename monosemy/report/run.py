@@ -49,6 +49,12 @@ class Run:
         return "scores" in self.artifacts
 
     @property
+    def where(self) -> str:
+        """The site or sites of the model that the dictionaries are of, in words; empty for a world's."""
+        made = self.artifacts.get("dictionaries", self.artifacts.get("scores"))
+        return sites_in_words(made.info) if made else ""
+
+    @property
     def indexed(self) -> int | None:
         """The member whose features are in the index."""
         return self.features.artifact.config.get("member") if self.features else None
@@ -79,6 +85,15 @@ def open_run(path: str | Path) -> Run:
         return run
     note = f"The features shown are those of member {run.indexed}, whose training {indexed['failed']}."
     return replace(run, notes=[*run.notes, note])
+
+
+def sites_in_words(info: Mapping[str, Any]) -> str:
+    """What dictionaries or their scores say of the sites of a model; empty where the rows are of none."""
+    if sites := info.get("sites"):
+        return f"sites {' / '.join(sites)}, side by side"
+    if target := info.get("target_site"):
+        return f"site {info['site']}, from which {target} is rebuilt"
+    return f"site {info['site']}" if info.get("site") else ""
 
 
 def without_failed(rows: Sequence[Row]) -> list[Row]:
