@@ -66,10 +66,9 @@ class Scaling:
 
 @dataclass
 class Hyper:
-    """Per-member numbers at one step. `l1_M` is λ of the "sum" convention; `k_M` is for variants with a number of
-    active features; `noise_M` is σ for variants whose encoder sees x + σ·g, and `noise_BD` this step's g (None: x is
-    seen as it is); `progress` is the share of the run that is done; `sparsity` is the schedule's sparsity factor, which
-    is in `l1_M` already; products are made in `dtype`."""
+    """Per-member numbers at one step. `l1_M` is λ of the "sum" convention; `k_M` is for variants that count features;
+    `noise_M` is σ where the encoder sees x + σ·g, `noise_BD` this step's g (None: x is seen as it is); `progress` is
+    the share of the run that is done; `sparsity` is the schedule's factor, in `l1_M` already; `dtype` is products'."""
 
     l1_M: torch.Tensor
     k_M: torch.Tensor

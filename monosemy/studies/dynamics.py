@@ -160,17 +160,9 @@ def learn_pictures(draft: Draft, world: World, scale: Scale) -> list[dict[str, A
                 frames.setdefault(f"dead {name}", []).append(dead_MN[i].cpu().clone())
 
     trained = fit_grid(
-        ArrayRows(x_XD),
-        width=scale.width,
-        l1=scale.l1,
-        lr=PICTURE_LR,
-        clip=0.0,
-        scale="none",
-        b_dec="none",
-        batch=scale.batch,
-        steps=scale.epochs * per_epoch,
-        watch=watch,
-    )
+        ArrayRows(x_XD), width=scale.width, l1=scale.l1, lr=PICTURE_LR, clip=0.0, scale="none", b_dec="none",
+        batch=scale.batch, steps=scale.epochs * per_epoch, watch=watch,
+    )  # fmt: skip
     save_tensors(draft.file(FRAMES), {name: torch.stack(found) for name, found in frames.items()})
     members = [asdict(member) for member, _ in trained]
     dictionaries = [dictionary for _, dictionary in trained]
