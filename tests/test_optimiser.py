@@ -148,19 +148,8 @@ def test_the_step_before_is_what_a_broken_member_keeps(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["dense", "sparse"])
-@pytest.mark.parametrize("where", ["rows", "target"])
-def test_a_failure_says_what_to_look_at(way: str, where: str) -> None:
-    """NaN or Inf in the rows or targets is no matter of the learning rate, and is remembered in a checkpoint."""
-    made, later = (stack(variant="batchtopk", seed=(0, 1), way=way) for _ in range(2))
-    made.step(X[:B])
-    x_BD, target_BE = X[:B].clone(), X[:B].clone()
-    (x_BD if where == "rows" else target_BE)[3, 2] = float("inf")
-    made.step(x_BD, target_BE=target_BE)
-    made.step(X[:B])
-    later.load_state(made.state())
-    for each in (made, later):
-        assert "at step 2, whose rows or targets hold NaN or Inf" in str(each.failure(0))
-        assert "learning rate" not in str(each.failure(0))
+def test_a_failure_says_what_to_look_at(way: str) -> None:
+    """Rows without NaN (others are refused before) of which a few are enormous: the learning rate may be innocent."""
     outlier = stack(variant="batchtopk", way=way)
     outlier.step(1e30 * X[:B])
     assert "or look for outliers in the activations" in str(outlier.failure(0))

@@ -88,14 +88,13 @@ class Ensemble(Stack):
         self._go_the_chosen_way()
         hyper = self.hyper_now(l1_factor, progress)
         rows_BD = self.last_rows_BD = x_BD * self._seen_D
-        raw_BE, target_BE = (x_BD, rows_BD) if target_BE is None else (target_BE, target_BE * self._target_E)
+        target_BE = rows_BD if target_BE is None else target_BE * self._target_E
         dead_MN = self.dead_MN() if self.settings.dead.remedy in ("ghost", "auxk") else None
         made = []
         for part in self._parts():
             one_step = self._sparse_step if self.sparse_M[part.start] else self._dense_step
             made.append(one_step(part, rows_BD, target_BE, hyper, dead_MN, lr_factor))
         statistics = StepStatistics.joined(made)
-        self.note_spoilt(x_BD, raw_BE)
         self.step_count += 1
         self.last_fired_MN.masked_fill_(statistics.fired_MN, self.step_count)
         self.track(statistics, hyper)

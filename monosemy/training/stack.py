@@ -50,7 +50,6 @@ class Stack:
         zeros_MN = torch.zeros(self.shape.members, self.shape.width, dtype=torch.int64, device=device)
         self.last_fired_MN, self.resampled_MN = zeros_MN, zeros_MN - settings.dead.resample_warmup
         self.failed_M = zeros_MN[:, 0].clone()  # the step whose loss was not finite; 0: none
-        self.spoilt_M = self.failed_M > 0  # whose failed step had rows or targets with NaN or Inf
         self.lr_M = torch.tensor([member.lr for member in self.members], device=device)
 
     def _hyper(self) -> Hyper:
@@ -88,11 +87,6 @@ class Stack:
         now_M = ~statistics.loss_M.isfinite() & (failed_M == 0)
         failed_M.masked_fill_(now_M, self.step_count + 1)
 
-    def note_spoilt(self, x_BD: torch.Tensor, target_BE: torch.Tensor) -> None:
-        """Remember which members that failed at the coming step had NaN or Inf in their rows or targets."""
-        sound = torch.stack([*x_BD.aminmax(), *target_BE.aminmax()]).isfinite().all()  # cheaper than every number
-        self.spoilt_M |= (self.failed_M == self.step_count + 1) & ~sound
-
     def track(self, statistics: StepStatistics, hyper: Hyper) -> None:
         """Let the variant set what no gradient trains; not of members that failed."""
         if not self.variant.tracked:
@@ -125,16 +119,11 @@ class Stack:
         step, member = int(self.failed_M[index]), self.members[index]
         if not step:
             return None
-        what = f"the loss of {member} was not finite at step {step}"
-        if self.spoilt_M[index]:
-            return (
-                f"{what}, whose rows or targets hold NaN or Inf; leave those out of the activations, or make them anew"
-            )
         largest = float(torch.stack([tensor[index].abs().max() for tensor in self.params.values()]).max())
         way_out = f"lower its learning rate (={member.lr})"
         if largest < HUGE:
             way_out += ", or look for outliers in the activations"
-        return f"{what}, with weights of up to {largest:.3g}; {way_out}"
+        return f"the loss of {member} was not finite at step {step}, with weights of up to {largest:.3g}; {way_out}"
 
     def __len__(self) -> int:
         return len(self.members)
@@ -156,7 +145,7 @@ class Stack:
         }  # fmt: skip
         state = {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
         state |= {"last_fired": self.last_fired_MN, "resampled": self.resampled_MN, "failed": self.failed_M}
-        return {**state, "spoilt": self.spoilt_M, "step_count": torch.tensor(self.step_count)}
+        return {**state, "step_count": torch.tensor(self.step_count)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from what `state()` gave."""
