@@ -34,7 +34,7 @@ def killed_when(reached: Callable[[], bool], command: str, log: Path, checkpoint
     )
     run.start()
     while run.is_alive() and not reached():
-        time.sleep(0.001)
+        time.sleep(0.01)
     run.kill()
     run.join()
     said = log.read_text() if log.exists() else ""
