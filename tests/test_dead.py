@@ -133,6 +133,26 @@ def test_a_replaced_feature_points_at_a_row_and_the_others_stay(name: str, bias:
         assert torch.equal(tensor[alive], params[key][1][alive])
 
 
+@pytest.mark.parametrize("name", [name for name in VARIANTS if VARIANTS[name].reads == "rows"])
+def test_a_replaced_feature_is_encoded_from_the_centre_and_is_its_own_average(name: str) -> None:
+    """With the weights that encode: z is 0 at b_dec, though rows lie far from 0; averages hold nothing of the dead."""
+    rows = ArrayRows(world()[1] + 3)
+    settings = settings_from(**options(name, "resample", ema=0.99, dead_after=5))
+    made = Ensemble(grid(settings, D), settings, framed(rows, settings.frame), torch.device("cpu"), settings.batch)
+    kill(made.params, 0)
+    stream = rows.batches(settings.batch, 0)
+    for _ in range(8):
+        made.step(x_BD := next(stream))
+    made.resample(x_BD)
+    new_N = made.resampled_MN[0] == made.step_count
+    assert new_N.sum() >= N // 2
+    one = made.variant.effective({key: tensor[0] for key, tensor in made.params.items()})
+    z_N = one.get("W_enc", one["W_dec"]) @ one["b_dec"] + one["b_enc"]
+    torch.testing.assert_close(z_N[new_N], torch.zeros(int(new_N.sum())), rtol=0, atol=1e-5)
+    for key in made.trained.keys() - set(made.variant.of_member):
+        assert torch.equal(made.average[key][0, new_N], made.params[key][0, new_N]), key
+
+
 def test_rows_are_drawn_with_the_square_of_their_loss() -> None:
     """4,000 draws of one from three rows of losses 1, 2 and 0 and a better one that is not usable: 1/5, 4/5, 0, 0."""
     residual_BD = torch.diag(torch.tensor([1.0, 2.0, 0.0, 9.0]).sqrt())

@@ -28,7 +28,7 @@ from monosemy.dictionaries.store import VARIANTS, DictionaryStore, load_dictiona
 from monosemy.draft import Draft
 from monosemy.metrics.fidelity import fidelity
 from monosemy.metrics.recovery import mmcs_to_truth
-from monosemy.runtime import UsageError
+from monosemy.runtime import Progress, UsageError
 from monosemy.training import loop
 from monosemy.training.dead import DeadSettings
 from monosemy.training.ensemble import Ensemble, ensembles_of
@@ -154,14 +154,19 @@ def test_widths_and_variants_can_be_mixed_in_one_pass() -> None:
 
 
 def test_the_shortest_request_follows_from_what_it_says() -> None:
-    """Nothing or k: the default kind, k from the width where it is not said. Only l1: ReLU."""
+    """Nothing: the default kind with its usual L1. Only l1: ReLU. Only k: TopK. k follows from the width."""
     [plain] = grid(settings_from(width=256), d_in=D)
-    assert (plain.variant, plain.k, plain.l1) == (DEFAULT_VARIANT, 16, None)
+    assert (plain.variant, plain.k, plain.l1) == (DEFAULT_VARIANT, None, 0.2)
+    [relu] = grid(settings_from(width=256, variant="relu"), d_in=D)
+    assert (relu.l1, relu.lr) == (0.06, 0.02)
+    [topk] = grid(settings_from(width=2048, variant="topk", batch=256), d_in=D)
+    assert (topk.k, topk.lr) == (32, 0.0025)
+    assert plain.lr == 0.04
     assert [default_k(width) for width in (8, 64, 512, 16_384)] == [1, 4, 32, 32]
     [l1] = grid(settings_from(width=8, l1=0.1), d_in=D)
     assert (l1.variant, l1.k, l1.l1) == ("relu", None, 0.1)
     [k] = grid(settings_from(width=8, k=3), d_in=D)
-    assert (k.variant, k.k) == (DEFAULT_VARIANT, 3)
+    assert (k.variant, k.k) == ("topk", 3)
 
 
 def test_interim_weights_follow_the_formula() -> None:
@@ -265,6 +270,21 @@ def test_train_writes_members_metrics_and_lineage(tmp_path: Path) -> None:
     assert made.members[0]["training"]["loss"] == lines[-1]["members"][0]["loss"]
     with pytest.raises(UsageError, match=r"from 0 to 3"):
         again.dictionary(4)
+
+
+def test_progress_shows_medians_over_members_that_did_not_fail() -> None:
+    sound: list[loop.Metrics] = [{"loss": loss, "l0": 3 * loss} for loss in (0.25, 0.5, 4.0)]
+    assert loop._note(sound[:1]) == "L0 0.75, loss 0.25"
+    assert loop._note([*sound, {"loss": None, "l0": 99.0, "failed": 7.0}]) == "median L0 1.5, loss 0.5, 1 failed"
+
+
+def test_progress_keeps_the_last_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[tuple[float, str]] = []
+    monkeypatch.setattr(Progress, "__exit__", lambda bar, *_: notes.append((bar.done, bar.note)))
+    fit(world(1000)[1], width=8, batch=100, steps=51)
+    [(done, note)] = [entry for entry in notes if entry[0] == 51]
+    assert done == 51
+    assert note.startswith("L0 ")
 
 
 class _Killed(Exception):

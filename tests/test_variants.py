@@ -196,12 +196,13 @@ def _assert_exported_reconstruction(stack: Ensemble, name: str) -> None:
     torch.testing.assert_close(error, loss, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.05])
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_stacked_adam_equals_torch_adam_member_by_member(name: str) -> None:
-    """The oracle: one member, autograd, torch.optim.Adam, and rows renormalised by hand; 3 learning rates."""
-    settings = settings_for(name, seed=(0, 1), lr=(1e-3, 1e-2, 3e-2), l1=(0.1,), clip=0.0)
+def test_stacked_adam_equals_torch_adam_member_by_member(name: str, clip: float) -> None:
+    """The oracle: one member, autograd, clip_grad_norm_, torch.optim.Adam, and rows renormalised by hand; 3 rates."""
+    settings = settings_for(name, seed=(0, 1), lr=(1e-3, 1e-2, 3e-2), l1=(0.1,), clip=clip)
     stack = ensemble(settings)
-    oracles = []
+    oracles, clipped = [], 0
     for m, member in enumerate(stack.members):
         params = {key: tensor[m].clone().requires_grad_() for key, tensor in stack.trained.items()}
         oracles.append((params, torch.optim.Adam(list(params.values()), lr=member.lr)))
@@ -217,11 +218,14 @@ def test_stacked_adam_equals_torch_adam_member_by_member(name: str) -> None:
             if stack.unit_norm:
                 forward["W_dec"] = params["W_dec"] / params["W_dec"].norm(dim=1, keepdim=True)
             sum(VARIANTS[name].loss(forward, x_BD * stack.frame.scaling.seen_D, numbers.member(m))).backward()
+            if clip:
+                clipped += bool(torch.nn.utils.clip_grad_norm_(params.values(), clip) > clip)
             adam.step()
             with torch.no_grad():
                 if not stack.unit_norm:
                     continue
                 params["W_dec"] /= params["W_dec"].norm(dim=1, keepdim=True)
+    assert clipped >= 50 * bool(clip)
     for m, (params, _) in enumerate(oracles):
         for key, tensor in params.items():
             torch.testing.assert_close(stack.params[key][m], tensor.detach(), rtol=1e-3, atol=2e-5, msg=f"{key} {m}")

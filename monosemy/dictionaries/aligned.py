@@ -67,6 +67,11 @@ class Aligned(Variant):
         grads["W_dec"].addcmul_(1 - torch.linalg.vecdot(V, d)[..., None], g).addcmul_(along_MN1, V, value=-1)
         g.addcmul_(along_MN1, d, value=-1)
 
+    def revive(self, params: Params, features_U: torch.Tensor) -> None:
+        """b_enc = −W_enc b_dec with the W_enc that V makes, whose length is not V's."""
+        W_enc_UD = self.effective(params)["W_enc"][features_U]
+        params["b_enc"][features_U] = -(W_enc_UD @ params["b_dec"]) if "b_dec" in params else 0.0
+
     def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
         """A TopK dictionary."""
         return TOPK.export(self.effective(params), hyper, scaling)

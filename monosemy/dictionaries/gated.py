@@ -34,6 +34,7 @@ class Gated(Variant):
     name = "gated"
     sparsity = "l1"
     pace = 4.0
+    usual_l1 = 0.2
 
     def init(self, shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
         """W_enc, b_enc, W_dec, with a centre b_dec, log_scale r [M, N] = 0 and b_mag [M, N] = b_enc."""
@@ -84,7 +85,7 @@ class Gated(Variant):
         frozen_MEB, dgate_MNB = torch.empty_like(work.residual_MEB), codes_MNB  # codes are not needed any more
         auxiliary_M = stacked.decode_residual(gate_MNB, params, target_BE, frozen_MEB, hyper.dtype)
         mass_MN = gate_MNB.sum(dim=2) / batch
-        norm_MN = params["W_dec"].norm(dim=2) if hyper.norm_weighted else torch.ones_like(mass_MN)
+        norm_MN = params["W_dec"].norm(dim=2).clamp_min(1e-12) if hyper.norm_weighted else torch.ones_like(mass_MN)
         price_MN = hyper.l1_M[:, None] * norm_MN
         stacked.code_gradient(frozen_MEB, params["W_dec"], price_MN, dgate_MNB, hyper.dtype)
         torch.ops.aten.threshold_backward.grad_input(dgate_MNB, gate_MNB, 0.0, grad_input=dgate_MNB)

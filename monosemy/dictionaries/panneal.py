@@ -62,7 +62,8 @@ class PAnneal(Relu):
         reconstruction_M = stacked.decode_residual(work.codes_MNB, params, target_BE, work.residual_MEB, hyper.dtype)
         stacked.decoder_gradients(work, hyper.dtype)
         stacked.code_gradient(work.residual_MEB, params["W_dec"], None, work.dcodes_MNB, hyper.dtype)
-        norm_MN = params["W_dec"].norm(dim=2) if hyper.norm_weighted else torch.ones_like(params["b_enc"])
+        free_MN = params["W_dec"].norm(dim=2).clamp_min(1e-12)
+        norm_MN = free_MN if hyper.norm_weighted else torch.ones_like(free_MN)
         size_MNB = work.codes_MNB * norm_MN[..., None]
         paid_M, slope_M, price_MNB = _paid(size_MNB, p)
         weight_M = hyper.l1_M * params["log_strength"].exp() / batch
@@ -79,7 +80,7 @@ class PAnneal(Relu):
     def charge(self, params: Params, firings: Firings, code_F: torch.Tensor, hyper: Hyper) -> Charge:
         """λ s Σ, over the entries."""
         p, weight = exponent(hyper.progress), hyper.l1_M * params["log_strength"].exp()
-        norm_N = params["W_dec"].norm(dim=1)
+        norm_N = params["W_dec"].norm(dim=1).clamp_min(1e-12)
         norm_F = norm_N[firings.feature_F] if hyper.norm_weighted else torch.ones_like(code_F)
         paid, _, price_F = _paid(code_F * norm_F, p)
         price_F = price_F * weight

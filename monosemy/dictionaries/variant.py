@@ -162,8 +162,7 @@ class Variant(ABC):
     """The recipe for one kind of dictionary. Stateless: parameters go in and out.
 
     What is reconstructed is `target_BE`, or x itself where that is None. Every variant has `W_enc`, `b_enc` (what is
-    encoded before anything is chosen; a tied one has no `W_enc`), `W_dec` and, unless asked for none, `b_dec`.
-    """
+    encoded before anything is chosen; a tied one has no `W_enc`), `W_dec` and, unless asked for none, `b_dec`."""
 
     name: ClassVar[str]
     sparsity: ClassVar[Literal["l1", "k"]]  # the dial
@@ -172,6 +171,7 @@ class Variant(ABC):
     free_norms: ClassVar[bool] = False  # decoder rows are never put to norm 1 in training
     tracked: ClassVar[tuple[str, ...]] = ()  # parameters that `track` sets, not a gradient
     pace: ClassVar[float] = 1.0  # times the default learning rate (docs/defaults.md)
+    usual_l1: ClassVar[float] = 0.06
     of_member: ClassVar[tuple[str, ...]] = ("b_dec",)  # parameters that are not one row a feature
 
     @abstractmethod

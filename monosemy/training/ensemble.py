@@ -190,7 +190,7 @@ class Ensemble(Stack):
             replaced_U = replace_features(one, wanted_BE, self.residual_of(m), dead_MN[m], generator, seen)
             self.variant.revive(one, replaced_U)
             self.moments.forget(m, replaced_U, self.variant.of_member)
-            for name in self.average.keys() & {"W_enc", "b_enc", "W_dec"}:
+            for name in self.average.keys() & self.trained.keys() - set(self.variant.of_member):
                 self.average[name][m, replaced_U] = one[name][replaced_U]
             # Not dead until it had the time to fire.
             self.last_fired_MN[m, replaced_U] = self.resampled_MN[m, replaced_U] = self.step_count

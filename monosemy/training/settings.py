@@ -23,8 +23,9 @@ from monosemy.training.schedule import Schedule
 
 Penalty = Literal["sum", "interim", "norm-weighted"]
 
-DEFAULT_VARIANT = "topk"  # best by mean place in `benchmarks/fronts.py`
-DEFAULT_L1, MOST_K = 0.06, 32
+DEFAULT_VARIANT = "gated"  # best by mean place in `benchmarks/fronts.py`
+BY_L1, BY_K = "relu", "topk"  # the plain ones, where a dial but no variant is given
+MOST_K = 32
 DEFAULT_NOISE = (0.1,)
 WIDTH_OVER_D_IN = 2
 MIN_ROWS, MAX_ROWS = 1_000_000, 100_000_000  # what a run reads, unless `steps` says otherwise
@@ -37,11 +38,11 @@ class TrainSettings:
 
     variant: tuple[str, ...] = ()
     """Of relu, tied, denoising, topk, batchtopk, jumprelu, gated, matryoshka, panneal, aligned, spikeslab, transcoder,
-    skip-transcoder, crosscoder (if none is named: topk; relu if only l1 is given)."""
+    skip-transcoder, crosscoder (if none is named: gated; topk if k is given, relu if l1 is)."""
     width: tuple[int, ...] = ()
     """Features of a dictionary; if not given: twice the width of the activations."""
     l1: tuple[float, ...] = ()
-    """L1 coefficients, for variants with an L1 penalty; if not given: 0.06."""
+    """L1 coefficients, for variants with an L1 penalty; if not given: 0.06, for gated 0.2."""
     k: tuple[int, ...] = ()
     """Active features a row: kept (topk and its kin), aimed at (jumprelu) or expected at first (spikeslab); if not
     given: a sixteenth of the width, at most 32."""
@@ -50,8 +51,8 @@ class TrainSettings:
     seed: tuple[int, ...] = (0,)
     """Of the initial weights. All members see the rows in one order."""
     lr: tuple[float, ...] = ()
-    """Learning rates; if not given, 1e-2 (L1 kinds and aligned 2e-2, gated 4e-2), less for widths above 512 and
-    batches below 1024 (docs/defaults.md)."""
+    """Learning rates; if not given, 1e-2 (relu, tied, denoising, panneal and aligned 2e-2, gated 4e-2), less for
+    widths above 512 and batches below 1024 (docs/defaults.md)."""
     penalty: Penalty = "sum"
     """What `l1` multiplies: the sum of the codes; `interim`: the sum over N, and the error over D (S4); or the sum
     weighted by the decoder's norms, which are then free."""
@@ -73,7 +74,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_choices(self, penalty=get_args(Penalty))
         if not self.variant:
-            object.__setattr__(self, "variant", ("relu",) if self.l1 and not self.k else (DEFAULT_VARIANT,))
+            plain = BY_K if self.k else BY_L1 if self.l1 else DEFAULT_VARIANT
+            object.__setattr__(self, "variant", (plain,))
         for name in ("noise", "seed"):
             if not getattr(self, name):
                 raise UsageError(f"`{name}` is empty; give at least one value, or leave it out")
@@ -127,7 +129,9 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
     members = []
     for variant, width in product(settings.variant, widths):
         dial = VARIANTS[variant].sparsity
-        values: Sequence[Any] = settings.l1 or (DEFAULT_L1,) if dial == "l1" else settings.k or (default_k(width),)
+        values: Sequence[Any] = settings.k or (default_k(width),)
+        if dial == "l1":
+            values = settings.l1 or (VARIANTS[variant].usual_l1,)
         noises = settings.noise if VARIANTS[variant].noisy else (None,)
         rates = settings.lr or (default_lr(variant, width, settings.batch),)
         for value, noise, lr, seed in product(values, noises, rates, settings.seed):
