@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
+from statistics import median
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -32,6 +33,7 @@ CHECKPOINT_EVERY_S = 20.0
 LOG_EVERY = 50
 
 Watch = Callable[[int, Sequence[Ensemble]], None]  # called with the steps done and the stacks
+Metrics = dict[str, float | None]  # of one member
 
 
 @runtime_checkable
@@ -53,7 +55,7 @@ def train_stacks(
     folder: Path | None,
     watch: Watch | None = None,
     tracker: Wandb | None = None,
-) -> list[dict[str, float | None]]:
+) -> list[Metrics]:
     """Train all stacks for `steps` steps; the last metrics of every member, stack by stack.
 
     With a `folder`, metrics go to `metrics.jsonl` in it (and to `tracker`) and checkpoints under `scratch/`; a
@@ -68,7 +70,7 @@ def train_stacks(
     members = sum(stack.shape.members for stack in stacks)
     stream = _stream(rows, batch, start)
     saved_at = time.monotonic()
-    metrics: list[dict[str, float | None]] = []
+    metrics: list[Metrics] = []
     failures = _failures(stacks)
     with (
         closing(tracker) if tracker is not None else nullcontext(),
@@ -86,7 +88,7 @@ def train_stacks(
             target_BE = None if pair[1] is None else pair[1].to(device)
             factors = settings.schedule.factors(step, steps)
             statistics = [stack.step(x_BD, *factors, target_BE, progress=step / steps) for stack in stacks]
-            done = step + 1
+            done, note = step + 1, ""
             if settings.dead.resamples_after(done, steps, settings.schedule.decay):
                 for stack in stacks:
                     stack.resample(x_BD if target_BE is None else target_BE)
@@ -95,15 +97,13 @@ def train_stacks(
             if done % LOG_EVERY == 0 or done == steps:
                 metrics = [row for stack, found in zip(stacks, statistics, strict=True) for row in stack.metrics(found)]
                 failures = _tell_of_failures(stacks, failures)
-                if log is not None:
-                    log.write(done, {"members": metrics})
-                if tracker is not None:
-                    tracker.write(done, metrics)
+                _record(done, metrics, log, tracker)
+                note = _note(metrics)
             # Never after the last step: a run that goes on must have a step to take its last metrics from.
             if checkpoint is not None and done < steps and time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
                 _save(stacks, done, checkpoint)
                 saved_at = time.monotonic()
-            bar.advance()
+            bar.advance(note=note)
     return metrics
 
 
@@ -113,6 +113,21 @@ def _stream(rows: RowSource, batch: int, start: int) -> Iterator[tuple[torch.Ten
         yield from rows.pairs(batch, ROW_ORDER_SEED, start)
     else:
         yield from ((x_BD, None) for x_BD in rows.batches(batch, ROW_ORDER_SEED, start))
+
+
+def _record(step: int, metrics: list[Metrics], log: MetricLog | None, tracker: Wandb | None) -> None:
+    if log is not None:
+        log.write(step, {"members": metrics})
+    if tracker is not None:
+        tracker.write(step, metrics)
+
+
+def _note(metrics: Sequence[Metrics]) -> str:
+    """What is shown beside the bar: medians over the members that did not fail (at least one), and how many did."""
+    sound = [row for row in metrics if "failed" not in row]
+    l0, loss = (median(row[name] or 0.0 for row in sound) for name in ("l0", "loss"))
+    failed = f", {len(metrics) - len(sound)} failed" if len(sound) < len(metrics) else ""
+    return f"{'median ' if len(sound) > 1 else ''}L0 {l0:.3g}, loss {loss:.3g}{failed}"
 
 
 def _save(stacks: Sequence[Ensemble], step: int, path: Path) -> None:
