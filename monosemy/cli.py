@@ -9,14 +9,19 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
+from typing import Annotated, Any, get_type_hints
 
+import docstring_parser
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from monosemy.commands import evaluate, features, harvest, pretrain, report, tokenize, train
 from monosemy.runtime import UsageError
 from monosemy.world_commands import advise, baselines, demo, dynamics, superposition, world
 
+REGISTRY = ConstructorRegistry()
 NOTHING_LOST = "nothing finished is lost; run the same command again and it goes on from there"
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -55,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
             description="Takes features out of superposition. --debug shows the traceback of an error.",
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+            registry=REGISTRY,
         )
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,6 +73,36 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"monosemy: stopped; {NOTHING_LOST}", file=sys.stderr)
         sys.exit(130)
+
+
+@REGISTRY.struct_rule
+def _settings(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Settings as tyro reads them by itself, but for their help: it would keep the line breaks of the source."""
+    if not (is_dataclass(info.type) and info.type.__module__.startswith("monosemy.")):  # tyro wraps commands in its own
+        return None
+    hints = get_type_hints(info.type, include_extras=True)
+    specs = []
+    for field in fields(info.type):
+        default = _default(field, info.default)
+        kind: Any = hints[field.name]
+        if default == ():  # the value follows from others; the help says how
+            kind = Annotated[kind, tyro.conf.arg(help_behavior_hint="")]
+        specs.append(StructFieldSpec(field.name, kind, default, partial(_help, info.type, field.name)))
+    return StructConstructorSpec(info.type, tuple(specs))
+
+
+def _default(field: Field[Any], settings: Any) -> Any:
+    if hasattr(settings, field.name):
+        return getattr(settings, field.name)
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return tyro.MISSING if field.default is MISSING else field.default
+
+
+def _help(settings: type, name: str) -> str | None:
+    """The text below a field, on one line."""
+    texts = {entry.arg_name: entry.description for entry in docstring_parser.parse_from_object(settings).params}
+    return " ".join((texts.get(name) or "").split()) or None
 
 
 def _one_line(error: Exception) -> str:

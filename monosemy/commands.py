@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +13,13 @@ from tyro.conf import Positional
 
 from monosemy.analysis.index import FeatureSettings
 from monosemy.data.tokens import TokenSettings
+from monosemy.dictionaries.store import DictionaryStore
 from monosemy.metrics.evaluate import EvaluateSettings
 from monosemy.models.harvest import HarvestSettings
 from monosemy.models.pretrain import PretrainSettings
 from monosemy.training.settings import TrainSettings
+
+Others = Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="")]  # no "(default: )" in the help
 
 
 def tokenize(source: Positional[str], /, settings: TokenSettings, out: Path = Path("tokens")) -> None:
@@ -78,7 +82,7 @@ def train(
     /,
     settings: TrainSettings,
     target: Path | None = None,
-    others: tuple[Path, ...] = (),
+    others: Others = (),
     wandb: str | None = None,
     out: Path | None = None,
 ) -> None:
@@ -102,7 +106,14 @@ def train(
         out=beside(activations, "dictionaries", out),
         settings=settings,
     )
-    print(f"{store.artifact.path}: {len(store)} dictionaries; next: monosemy evaluate")
+    for member in store.members:
+        if member["failure"]:
+            print(f"member {member['member']} failed: {member['failure']}")
+    if derived := _derived(store, settings):
+        print(f"not given, so: {derived}")
+    path, count = store.artifact.path, len(store)
+    following = shlex.join(["monosemy", "evaluate", str(path), str(activations)])
+    print(f"{path}: {count} {'dictionary' if count == 1 else 'dictionaries'}; next: {following}")
 
 
 def evaluate(
@@ -111,7 +122,7 @@ def evaluate(
     /,
     settings: EvaluateSettings,
     target: Path | None = None,
-    others: tuple[Path, ...] = (),
+    others: Others = (),
     model: str | None = None,
     tokens: Path | None = None,
     out: Path | None = None,
@@ -201,6 +212,18 @@ def report(run: Positional[Path], /, out: Path | None = None) -> None:
 def beside(path: Path, name: str, out: Path | None) -> Path:
     """Where a stage writes by default: a folder of this name beside the one it reads."""
     return path.resolve().parent / name if out is None else out
+
+
+def _derived(store: DictionaryStore, settings: TrainSettings) -> str:
+    """What followed from the data, since the settings left it open."""
+    parts = []
+    for name in ("width", "k", "l1", "lr"):
+        values = dict.fromkeys(member[name] for member in store.members if member[name] is not None)
+        if values and not getattr(settings, name):
+            parts.append(f"{name} {', '.join(f'{value:.6g}' for value in values)}")
+    if settings.steps is None:
+        parts.append(f"{store.artifact.config['steps']:,} steps of {settings.batch:,} rows")
+    return "; ".join(parts)
 
 
 def _print_json_lines(rows: list[dict[str, Any]]) -> None:

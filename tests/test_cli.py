@@ -312,7 +312,35 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as stop:
             cli.main([*command.split(), "--help"])
         assert stop.value.code == 0
-        assert len(capsys.readouterr().out) > 200
+        text = capsys.readouterr().out
+        assert len(text) > 200
+        assert "(default: )" not in " ".join(text.replace("│", " ").split())
+
+
+def test_help_does_not_keep_the_line_breaks_of_the_source(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("--clip"))
+    text = lines[start : lines.index(next(line for line in lines[start:] if "(default: 0.1)" in line)) + 1]
+    assert len(text) > 2
+    assert all(len(line) > 40 for line in text[:-1])  # none but the last is cut short
+
+
+def test_train_says_what_it_took_what_failed_and_what_comes_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("world --d-in 16 --features 32 --l0 2 --out RUN/world", tmp_path)
+    options = "--lr 1e-3 1e30 --warmup 0 --batch 64 --steps 60"
+    capsys.readouterr()
+    run(f"train RUN/world {options} --out RUN/dictionaries", tmp_path)
+    failed, derived, last = capsys.readouterr().out.splitlines()
+    assert failed.startswith("member 1 failed: the loss of Member(")
+    assert derived == "not given, so: width 32; k 2"
+    command = last.partition("2 dictionaries; next: monosemy ")[2]
+    assert command == f"evaluate {tmp_path}/dictionaries {tmp_path}/world"
+    run(command, tmp_path)
+    assert "look first at member 0" in capsys.readouterr().out
 
 
 def test_pretrained_models_load_everywhere(small: Path) -> None:
@@ -333,12 +361,18 @@ def test_pretrained_models_load_everywhere(small: Path) -> None:
     assert ActivationStore.open(small / "own").d_in == 128
 
 
-def test_train_alone_gives_a_dictionary(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_alone_gives_a_dictionary(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The shortest command: no option but the activations; the defaults follow from the data."""
     from monosemy.training import settings
 
     monkeypatch.setattr(settings, "MIN_ROWS", 20_000)  # the default reads at least a million rows
+    capsys.readouterr()
     run("train RUN/activations", small)
+    derived, last = capsys.readouterr().out.splitlines()
+    assert derived == "not given, so: width 344; k 21; lr 0.01; 19 steps of 1,024 rows"
+    assert "1 dictionary; next: monosemy evaluate" in last
     store = DictionaryStore.open(small / "dictionaries")
     assert [member["width"] for member in store.members] == [2 * 172]
     tensors = load_tensors(Artifact(small / "dictionaries", {}).path / "member-0000.safetensors")
