@@ -14,6 +14,7 @@ help:
 	@echo "make bench   measure, and write dated records into benchmarks/records"
 	@echo "make bench-quality  fronts beside the peers, defaults, bf16, calibration (about an hour)"
 	@echo "make bench-truth  what is recovered of known truth, beside the peers (about an hour)"
+	@echo "make bench-env  an environment with the peers, beside which the benchmarks then measure"
 
 setup: $(READY)
 
