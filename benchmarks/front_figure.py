@@ -50,16 +50,17 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def _fronts(axes: Any, rows: Sequence[Row], score: str) -> None:
     reached = [row["l0"] for row in rows if row["l0"] > 0]
     for (library, kind), group in _groups(rows).items():
-        recipes: dict[str, list[Row]] = {}
-        for row in group:
-            recipes.setdefault(row["recipe"], []).append(row)
-        means = sorted((_mean(same, "l0"), _mean(same, score)) for same in recipes.values())
         kinds = list(dict.fromkeys(row["kind"] for row in rows if row["library"] == library))
-        known = [(l0, value) for l0, value in means if l0 > 0]
-        axes.plot(
-            *zip(*known, strict=True), color=COLOURS[library], marker=MARKS[kinds.index(kind) % len(MARKS)],
-            alpha=0.8, linewidth=1.0, markersize=4, label=f"{library}, {kind}",
-        )  # fmt: skip
+        style = {"color": COLOURS[library], "marker": MARKS[kinds.index(kind) % len(MARKS)]}
+        for number, lr in enumerate(dict.fromkeys(row["lr"] for row in group)):
+            recipes: dict[str, list[Row]] = {}
+            for row in group:
+                if row["lr"] == lr:
+                    recipes.setdefault(row["recipe"], []).append(row)
+            means = sorted((_mean(same, "l0"), _mean(same, score)) for same in recipes.values())
+            known = [(l0, value) for l0, value in means if l0 > 0]
+            named = {} if number else {"label": f"{library}, {kind}"}
+            axes.plot(*zip(*known, strict=True), alpha=0.8, linewidth=1.0, markersize=4, **style, **named)
     axes.set_xscale("log")
     log_ticks(axes.xaxis, min(reached), max(reached))
     if score == "fvu":
