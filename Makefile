@@ -44,6 +44,7 @@ bench: setup
 	$(BENCH) benchmarks/toy_grid.py
 	$(BENCH) benchmarks/steps.py
 	$(BIN)/python benchmarks/kernel_phases.py
+	$(BIN)/python benchmarks/ways.py
 
 # How good dictionaries are beside the peers', and the studies behind the defaults: about an hour on two cores.
 bench-quality: setup

@@ -62,7 +62,7 @@ class Work:
     def small(self) -> Work:
         """The same on a small scale, to see that it runs, or to have it compiled."""
         world = replace(self.world, d_in=64, features=min(self.world.features, 256), l0=min(self.world.l0, 8))
-        widths = tuple(max(32, width // 32) for width in self.widths)
+        widths = tuple(dict.fromkeys(max(32, width // 32) for width in self.widths))
         return replace(
             self, name=self.name + SMALL, d_in=64, widths=widths, k=min(self.k, 16), batch=128, world=world,
             late_steps=min(self.late_steps, 20),
