@@ -23,6 +23,7 @@ from monosemy.training.ensemble import Ensemble
 from monosemy.training.frame import framed
 from monosemy.training.loop import train_stacks
 from monosemy.training.settings import grid
+from monosemy.training.stack import KEEP_EVERY
 from monosemy.training.sweep import fit, fit_grid, settings_from, train
 
 D, N, B = 12, 24, 40
@@ -126,6 +127,18 @@ def test_a_broken_member_stays_as_it_was_and_the_others_go_on_as_if_it_were_not_
     assert "the loss of Member(variant='relu'" in said
     assert "not finite at step 2" in said
     assert "lower its learning rate (=1e+30); the other members go on" in said
+
+
+def test_weights_that_a_step_broke_are_not_kept_as_good() -> None:
+    made = stack(variant="jumprelu", seed=(0, 1))
+    made.step(X[:B])
+    before = {key: tensor.clone() for key, tensor in made.good.items()}
+    made.params["W_enc"][1, 3, 2] = float("nan")
+    made.step_count = KEEP_EVERY
+    made.average_and_keep()
+    for key, tensor in made.good.items():
+        assert torch.equal(tensor[0], made.params[key][0])
+        assert torch.equal(tensor[1], before[key][1])
 
 
 @pytest.mark.parametrize("way", ["dense", "sparse"])

@@ -106,8 +106,12 @@ class Stack:
         for name, average in self.average.items():
             average.lerp_(self.params[name], 1 - decay)
         if self.step_count % KEEP_EVERY == 0:
-            for name, tensor in {**self.params, **self.average}.items():
-                sound = (self.failed_M == 0).reshape(-1, *[1] * (tensor.ndim - 1))
+            now, sound_M = {**self.params, **self.average}, self.failed_M == 0
+            for tensor in now.values():  # the step may have broken what its loss did not show
+                largest_M = torch.linalg.vector_norm(tensor.reshape(len(tensor), -1), torch.inf, dim=1)
+                sound_M = sound_M & largest_M.isfinite()
+            for name, tensor in now.items():
+                sound = sound_M.reshape(-1, *[1] * (tensor.ndim - 1))
                 self.good[name].copy_(torch.where(sound, tensor, self.good[name]))
 
     def dead_MN(self) -> torch.Tensor:
