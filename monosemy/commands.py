@@ -113,7 +113,8 @@ def train(
         print(f"not given, so: {derived}")
     path, count = store.artifact.path, len(store)
     following = shlex.join(["monosemy", "evaluate", str(path), str(activations)])
-    print(f"{path}: {count} {'dictionary' if count == 1 else 'dictionaries'}; next: {following}")
+    kinds = ", ".join(dict.fromkeys(member["variant"] for member in store.members))
+    print(f"{path}: {count} {'dictionary' if count == 1 else 'dictionaries'} ({kinds}); next: {following}")
 
 
 def evaluate(

@@ -336,8 +336,8 @@ def test_train_says_what_it_took_what_failed_and_what_comes_next(
     run(f"train RUN/world {options} --out RUN/dictionaries", tmp_path)
     failed, derived, last = capsys.readouterr().out.splitlines()
     assert failed.startswith("member 1 failed: the loss of Member(")
-    assert derived == "not given, so: width 32; k 2"
-    command = last.partition("2 dictionaries; next: monosemy ")[2]
+    assert derived == "not given, so: width 32; l1 0.2"
+    command = last.partition("2 dictionaries (gated); next: monosemy ")[2]
     assert command == f"evaluate {tmp_path}/dictionaries {tmp_path}/world"
     run(command, tmp_path)
     assert "look first at member 0" in capsys.readouterr().out
@@ -371,8 +371,8 @@ def test_train_alone_gives_a_dictionary(
     capsys.readouterr()
     run("train RUN/activations", small)
     derived, last = capsys.readouterr().out.splitlines()
-    assert derived == "not given, so: width 344; k 21; lr 0.01; 19 steps of 1,024 rows"
-    assert "1 dictionary; next: monosemy evaluate" in last
+    assert derived == "not given, so: width 344; l1 0.2; lr 0.04; 19 steps of 1,024 rows"
+    assert "1 dictionary (gated); next: monosemy evaluate" in last
     store = DictionaryStore.open(small / "dictionaries")
     assert [member["width"] for member in store.members] == [2 * 172]
     tensors = load_tensors(Artifact(small / "dictionaries", {}).path / "member-0000.safetensors")
