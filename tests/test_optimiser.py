@@ -195,7 +195,7 @@ def test_a_failed_member_is_scored_but_never_chosen(tmp_path: Path) -> None:
     assert scores.rows[1]["failure"] == made.members[1]["failure"]
     assert scores.rows[1]["failed"] == made.members[1]["training"]["failed"]
     line = capture(print_scores, scores.rows, scores.chosen).splitlines()[2]
-    assert line.split() == ["1", "topk", "12", "1", "0", *f"failed at step {scores.rows[1]['failed']}".split()]
+    assert line.split() == ["1", "gated", "12", "0.2", "0", *f"failed at step {scores.rows[1]['failed']}".split()]
 
 
 def capture(show: Any, *arguments: Any) -> str:
