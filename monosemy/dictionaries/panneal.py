@@ -62,8 +62,9 @@ class PAnneal(Relu):
         reconstruction_M = stacked.decode_residual(work.codes_MNB, params, target_BE, work.residual_MEB, hyper.dtype)
         stacked.decoder_gradients(work, hyper.dtype)
         stacked.code_gradient(work.residual_MEB, params["W_dec"], None, work.dcodes_MNB, hyper.dtype)
-        free_MN = params["W_dec"].norm(dim=2).clamp_min(1e-12)
-        norm_MN = free_MN if hyper.norm_weighted else torch.ones_like(free_MN)
+        norm_MN = torch.ones_like(params["b_enc"])
+        if hyper.norm_weighted:
+            norm_MN = params["W_dec"].norm(dim=2).clamp_min(1e-12)
         size_MNB = work.codes_MNB * norm_MN[..., None]
         paid_M, slope_M, price_MNB = _paid(size_MNB, p)
         weight_M = hyper.l1_M * params["log_strength"].exp() / batch
