@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monosemy.report.figure import INK, log_ticks, styled
+from monosemy.figure import INK, log_ticks, styled
 
 COLOURS = {"monosemy": "#0b6e99", "SAELens": "#d1762b", "dictionary_learning": "#7a5195"}
 MARKS = "osD^vP*Xh<>"

@@ -12,8 +12,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 from functools import cache
 from itertools import islice
@@ -114,6 +115,23 @@ def full_rate_products(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+Listener = Callable[[str, float, "float | None"], None]
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell `listener` of all progress made inside, instead of showing it: label, done, total (None: not known).
+
+    What the listener raises stops the work; this is how a server cancels it.
+    """
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
 class Progress:
     """A bar with the time left: `with Progress("harvest", total=rows) as bar: bar.advance(64)`.
 
@@ -138,6 +156,9 @@ class Progress:
         """Count `amount` more as done; `note` (a loss, say) is shown beside the bar."""
         self.done += amount
         self.note = note or self.note
+        if (listener := _LISTENER.get()) is not None:
+            listener(self.label, self.done, self.total)
+            return
         now = time.monotonic()
         if now - self.began < self.QUIET_S:
             return

@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first. A module imports from lower layers, or from its own folder.
 LAYERS = [
     {"runtime"},
-    {"files"},
+    {"files", "figure"},
     {"draft"},
     {"artifact"},
     {"data", "kernels"},

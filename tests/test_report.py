@@ -20,11 +20,11 @@ from monosemy.analysis.feature import Example, Feature, FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.artifact import Artifact, Parent, make
 from monosemy.data.tokens import tokenize
+from monosemy.figure import svg
 from monosemy.metrics.evaluate import evaluate
 from monosemy.models.harvest import harvest
 from monosemy.models.pretrain import pretrain
 from monosemy.report import plots
-from monosemy.report.figure import svg
 from monosemy.report.grid_figures import with_derived
 from monosemy.report.overview import draw_overview, overview, telling
 from monosemy.report.page import render, write_report

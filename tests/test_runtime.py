@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from monosemy import runtime
-from monosemy.runtime import MetricLog, Progress, UsageError, full_rate_products, pick_device, pick_dtype, seed_for
+from monosemy.runtime import (
+    MetricLog,
+    Progress,
+    UsageError,
+    full_rate_products,
+    listening,
+    pick_device,
+    pick_dtype,
+    seed_for,
+)
 
 
 def test_unknown_devices_and_dtypes_are_explained() -> None:
@@ -65,3 +74,21 @@ def test_progress_is_silent_when_quick_and_tells_the_time_left_when_not(
     assert len(lines) == 5  # one every ten seconds
     assert "slow  10 %" in lines[0]
     assert "s left" in lines[0]
+
+
+def test_a_listener_hears_all_progress_and_can_stop_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[tuple[str, float, float | None]] = []
+
+    def listener(label: str, done: float, total: float | None) -> None:
+        heard.append((label, done, total))
+        if done >= 3:
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"), listening(listener), Progress("scan", 5) as bar:
+        for _ in range(5):
+            bar.advance()
+    assert heard == [("scan", 1, 5), ("scan", 2, 5), ("scan", 3, 5)]
+    with Progress("scan", 1) as bar:
+        bar.advance()
+    assert len(heard) == 3
+    assert capsys.readouterr().err == ""

@@ -22,9 +22,9 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from monosemy.figure import cell_colour, palette, svg
 from monosemy.report import cells, grids, lines
 from monosemy.report.animations import write_gif, write_rotatable
-from monosemy.report.figure import cell_colour, palette, svg
 from monosemy.report.space import DATA, DEAD, LEARNED, TRUTH, arrows, picture_steps
 from monosemy.report.study import StudyPage, plain, shown
 from monosemy.runtime import UsageError

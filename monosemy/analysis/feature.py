@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Feature:
-    """Everything the index says of one feature."""
+class Summary:
+    """A feature's row in the index."""
 
     id: int
     density: float
@@ -60,6 +60,12 @@ class Feature:
     """It fires on no token of the corpus."""
     mcs_other_seed: float | None
     """Largest cosine with a feature of the same dictionary from another seed; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Feature(Summary):
+    """Everything the index says of one feature."""
+
     histogram: tuple[list[float], list[int]]
     """Edges of the bins (one more than bins) and firings in each."""
     top_logits: list[tuple[str, float]]
@@ -103,14 +109,17 @@ class FeatureIndex:
         """One row a feature: id, density, count, max, mean, dead, mcs_other_seed."""
         return self._rows("SELECT * FROM feature ORDER BY id")
 
-    def feature(self, i: int) -> Feature:
-        """Everything about feature `i`. Raises UsageError if there is none of that number."""
+    def summary(self, i: int) -> Summary:
+        """The row of feature `i`. Raises UsageError if there is none of that number."""
         if not 0 <= i < self.n_features:
             raise UsageError(f"`feature` (={i}) must be from 0 to {self.n_features - 1} in {self.artifact.path}")
         (row,) = self._rows("SELECT * FROM feature WHERE id = ?", i)
-        row["dead"] = bool(row["dead"])
+        return Summary(**{**row, "dead": bool(row["dead"])})
+
+    def feature(self, i: int) -> Feature:
+        """Everything about feature `i`. Raises UsageError if there is none of that number."""
         return Feature(
-            **row,
+            **asdict(self.summary(i)),
             histogram=(self._histogram["edges"].tolist(), self._histogram["counts"][i].tolist()),
             top_logits=self._tokens("top", i),
             bottom_logits=self._tokens("bottom", i),

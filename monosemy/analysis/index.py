@@ -101,7 +101,7 @@ def features(
     grid, store = DictionaryStore.open(dictionaries), TokenStore.open(tokens)
     grid.directions(member)  # raises where there is none of that number
     network = LanguageModel.load(model, settings.device) if isinstance(model, str | Path) else model
-    site = _fitting_site(grid, network, store)
+    site = fitting_site(grid, network, store)
     content = {name: value for name, value in asdict(settings).items() if name not in NOT_CONTENT}
     parents = {name: each.as_parent() for name, each in
                (("dictionaries", grid.artifact), ("model", network), ("tokens", store.artifact))}  # fmt: skip
@@ -113,8 +113,8 @@ def features(
     return FeatureIndex(make(out, "features", config, parents, write))
 
 
-def _fitting_site(grid: DictionaryStore, model: LanguageModel, store: TokenStore) -> str:
-    """The site of the grid, once it is clear that everything goes together."""
+def fitting_site(grid: DictionaryStore, model: LanguageModel, store: TokenStore) -> str:
+    """The site of the grid. Raises UsageError where grid, model and tokens do not go together."""
     if grid.site is None:
         raise UsageError(
             f"{grid.artifact.path}: rows of no single site of a model (a world's, or several sites'), so features "

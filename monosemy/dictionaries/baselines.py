@@ -26,6 +26,7 @@ class LinearDictionary(Dictionary):
     """Signed codes c = (x − b_dec) W_decᵀ on orthonormal directions."""
 
     name = "linear"
+    separate = True
 
     def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
         """`codes_BN`, of either sign."""

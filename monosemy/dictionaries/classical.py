@@ -60,6 +60,7 @@ class AffineDictionary(Dictionary):
     """Signed codes c = x W_encᵀ + b_enc. Tensors: W_enc [N, D], b_enc [N], W_dec [N, D], b_dec [D]."""
 
     name = "affine"
+    separate = True
 
     def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
         """`codes_BN`, of either sign."""

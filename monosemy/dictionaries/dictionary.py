@@ -3,8 +3,8 @@
 A dictionary writes an activation x as codes c ≥ 0 times directions: x̂ = c · W_dec + b_dec. Every metric, analysis,
 baseline and imported file speaks only `Dictionary`; how one is trained is `variant.py`.
 
-Shapes: B rows, D = d_in, E = d_out (D unless it writes another site than it reads), N = width, K = most active features
-of any row.
+Shapes: B rows, D = d_in, E = d_out (D unless it writes another site than it reads), N = width, F some features,
+K = most active features of any row.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ class Dictionary(ABC):
     """
 
     name: ClassVar[str]
+    separate: ClassVar[bool] = False
+    """A feature's code depends on the row and on the feature's own tensors alone (not so where features compete)."""
+    SHARED: ClassVar[tuple[str, ...]] = ("b_dec", "W_skip")
+    """Tensors of the dictionary as a whole; every other has one row a feature."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any] | None = None) -> None:
         self.tensors = dict(tensors)
@@ -52,6 +56,14 @@ class Dictionary(ABC):
     @abstractmethod
     def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
         """How much of each feature is in each row: `codes_BN`."""
+
+    def encode_features(self, x_BD: torch.Tensor, features_F: torch.Tensor) -> torch.Tensor:
+        """`codes_BF` of some features; where codes are `separate`, the others are not computed."""
+        if not self.separate:
+            return self.encode(x_BD)[:, features_F]
+        own = {name: tensor for name, tensor in self.tensors.items() if name in self.SHARED}
+        own |= {name: tensor[features_F] for name, tensor in self.tensors.items() if name not in self.SHARED}
+        return type(self)(own, self.settings).encode(x_BD)
 
     def decode(self, codes_BN: torch.Tensor) -> torch.Tensor:
         """The rows that codes stand for: `x̂_BE`."""

@@ -28,6 +28,7 @@ class ReluDictionary(Dictionary):
     """c = ReLU(x W_encᵀ + b_enc). Tensors: W_enc [N, D], b_enc [N], W_dec [N, D], b_dec [D] or none."""
 
     name = "relu"
+    separate = True
 
     def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
         """`codes_BN` ≥ 0."""

@@ -30,6 +30,7 @@ class TopKDictionary(ReluDictionary):
     """
 
     name = "topk"
+    separate = False
 
     def encode(self, x_BD: torch.Tensor) -> torch.Tensor:
         """`codes_BN` ≥ 0, at most k of them above 0 in a row."""

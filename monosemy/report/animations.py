@@ -17,8 +17,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from monosemy.figure import GRID, INK, styled
 from monosemy.files import write_whole
-from monosemy.report.figure import GRID, INK, styled
 from monosemy.report.payload import safe_json
 from monosemy.report.space import DEAD, LEARNED, TRUTH, arrows, circles, draw_arrows, new_space
 from monosemy.runtime import UsageError

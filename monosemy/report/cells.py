@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.report.figure import power
+from monosemy.figure import power
 from monosemy.report.plots import defined
 
 Cell = tuple[float, float]  # (x, y), as in (L1, width)

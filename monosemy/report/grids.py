@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monosemy.figure import GRID, cell_colour, log_ticks, styled
 from monosemy.report.cells import Cell, Cells, short, ticks, wrapped
-from monosemy.report.figure import GRID, cell_colour, log_ticks, styled
 from monosemy.report.plots import BLACK, WHITE, defined
 from monosemy.runtime import UsageError
 

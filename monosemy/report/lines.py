@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monosemy.figure import GRID, INK, log_ticks, new_axes, palette, styled
 from monosemy.report.cells import multiple
-from monosemy.report.figure import GRID, INK, log_ticks, new_axes, palette, styled
 from monosemy.report.plots import LINES, MARKERS
 from monosemy.runtime import UsageError
 

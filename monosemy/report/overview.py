@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monosemy.analysis.feature import Example, Feature, FeatureIndex
-from monosemy.report.figure import INK, styled
+from monosemy.figure import INK, styled
 from monosemy.report.plots import defined, draw_density, draw_front
 from monosemy.report.run import open_run
 from monosemy.runtime import UsageError

@@ -18,10 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from monosemy.artifact import Artifact
+from monosemy.figure import dark_style, svg
 from monosemy.files import write_whole
 from monosemy.report import plots
 from monosemy.report.fields import FIELDS, columns, identity, shown
-from monosemy.report.figure import dark_style, svg
 from monosemy.report.payload import MOST_FEATURES, payload, safe_json
 from monosemy.report.reliability import reliability_diagram
 from monosemy.report.run import Row, Run, open_run

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.report.figure import INK, cell_colour, new_axes, palette, styled
+from monosemy.figure import INK, cell_colour, new_axes, palette, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from monosemy.figure import INK, palette, styled
 from monosemy.metrics.calibration import Reliability
-from monosemy.report.figure import INK, palette, styled
 from monosemy.report.plots import LINES, MARKERS
 from monosemy.runtime import UsageError
 

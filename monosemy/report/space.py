@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosemy.report.figure import GRID, INK, styled
+from monosemy.figure import GRID, INK, styled
 from monosemy.report.grids import matrix
 from monosemy.report.lines import bars
 

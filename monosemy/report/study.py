@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from monosemy.figure import dark_style, inline, svg_file, svg_source
 from monosemy.files import write_whole
 from monosemy.report.animations import TEMPLATES, write_gif, write_rotatable
-from monosemy.report.figure import dark_style, inline, svg_file, svg_source
 from monosemy.report.page import environment
 from monosemy.runtime import UsageError
 

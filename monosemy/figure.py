@@ -1,4 +1,4 @@
-"""How the report's figures look, and how one becomes part of a page.
+"""How figures look, and how one becomes part of a page.
 
 Figures are drawn in their light colours. `svg` then turns the ink into `currentColor` and every series colour into a
 CSS variable, so one figure is right on a light page, on a dark one (`dark_style`) and on paper. Series go along
