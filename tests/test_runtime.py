@@ -84,9 +84,13 @@ def test_a_listener_hears_all_progress_and_can_stop_the_work(capsys: pytest.Capt
         if done >= 3:
             raise ValueError("enough")
 
-    with pytest.raises(ValueError, match="enough"), listening(listener), Progress("scan", 5) as bar:
-        for _ in range(5):
-            bar.advance()
+    def work() -> None:
+        with Progress("scan", 5) as bar:
+            for _ in range(5):
+                bar.advance()
+
+    with pytest.raises(ValueError, match="enough"), listening(listener):
+        work()
     assert heard == [("scan", 1, 5), ("scan", 2, 5), ("scan", 3, 5)]
     with Progress("scan", 1) as bar:
         bar.advance()
