@@ -5,11 +5,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 READY := $(VENV)/.ready
 BENCH = $(if $(wildcard .bench-env/.ready),.bench-env/bin/python,$(BIN)/python)
 
-.PHONY: help setup demo test check bench bench-quality bench-truth bench-env clean
+.PHONY: help setup demo test test-browser check bench bench-quality bench-truth bench-env clean
 
 help:
 	@echo "make demo    set everything up, then run the main job offline (about five minutes)"
 	@echo "make test    set everything up, then run all tests"
+	@echo "make test-browser  drive a headless Chromium (installed where it is missing) through every page of the app"
 	@echo "make check   formatting, lint, strict types"
 	@echo "make bench   measure, and write dated records into benchmarks/records"
 	@echo "make bench-quality  fronts beside the peers, defaults, bf16, calibration (about an hour)"
@@ -29,6 +30,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Debian's Chromium and its driver; as root they are installed where they are missing.
+CHROMIUM := chromium chromium-driver
+test-browser: setup
+	command -v chromium > /dev/null && command -v chromedriver > /dev/null || { apt-get -q update && apt-get install -q -y $(CHROMIUM); }
+	$(BIN)/python -m pytest tests/browser
 
 check: setup
 	$(BIN)/ruff format --check .

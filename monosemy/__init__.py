@@ -18,7 +18,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from monosemy.analysis.ablation import ablation_effect
+    from monosemy.analysis.agreement import input_output_agreement
+    from monosemy.analysis.atlas import atlas
+    from monosemy.analysis.attribution import logit_attribution, prompt_attribution
+    from monosemy.analysis.circuits import children, parents
+    from monosemy.analysis.context import context_ablation
+    from monosemy.analysis.created import created_examples
+    from monosemy.analysis.feature_tokens import tokens_of_feature
     from monosemy.analysis.index import FeatureIndex, features
+    from monosemy.analysis.lab import Lab
+    from monosemy.analysis.mcs_table import mcs_table
+    from monosemy.analysis.moments import feature_moments
+    from monosemy.analysis.neighbours import nearest_features
+    from monosemy.analysis.neuron_curves import neuron_curves
+    from monosemy.analysis.neurons import neuron_comparison
+    from monosemy.analysis.probes import k_sparse_probe
+    from monosemy.analysis.probing import probe_labels
+    from monosemy.analysis.search import features_of_prompt, features_of_token
+    from monosemy.analysis.splitting import splitting_tree
+    from monosemy.analysis.steering import steer
+    from monosemy.analysis.steering_agreement import steering_agreement
+    from monosemy.analysis.verdict import neuron_verdicts
+    from monosemy.analysis.vocabulary import vocabulary_scan
+    from monosemy.app.server import serve
     from monosemy.artifact import load
     from monosemy.data.activations import ActivationStore
     from monosemy.data.synthetic import World, WorldSettings
@@ -49,36 +72,62 @@ _HOME = {
     "Dictionary": "dictionaries.dictionary",
     "DictionaryStore": "dictionaries.store",
     "FeatureIndex": "analysis.index",
+    "Lab": "analysis.lab",
     "LanguageModel": "models.language_model",
     "Scores": "metrics.scores",
     "TokenStore": "data.tokens",
     "UsageError": "runtime",
     "World": "data.synthetic",
     "WorldSettings": "data.synthetic",
+    "ablation_effect": "analysis.ablation",
     "advise": "metrics.selection",
+    "atlas": "analysis.atlas",
     "baselines": "training.baselines",
+    "children": "analysis.circuits",
     "consensus": "training.consensus",
+    "context_ablation": "analysis.context",
+    "created_examples": "analysis.created",
     "evaluate": "metrics.evaluate",
+    "feature_moments": "analysis.moments",
     "features": "analysis.index",
+    "features_of_prompt": "analysis.search",
+    "features_of_token": "analysis.search",
     "fidelity": "metrics.fidelity",
     "fit": "training.sweep",
     "fit_consensus": "training.consensus",
     "fit_grid": "training.sweep",
     "harvest": "models.harvest",
+    "input_output_agreement": "analysis.agreement",
+    "k_sparse_probe": "analysis.probes",
     "load": "artifact",
     "load_dictionary": "dictionaries.store",
+    "logit_attribution": "analysis.attribution",
     "mcs": "metrics.recovery",
+    "mcs_table": "analysis.mcs_table",
     "mmcs": "metrics.recovery",
     "mmcs_to_truth": "metrics.recovery",
+    "nearest_features": "analysis.neighbours",
     "neuron_basis": "dictionaries.baselines",
+    "neuron_comparison": "analysis.neurons",
+    "neuron_curves": "analysis.neuron_curves",
+    "neuron_verdicts": "analysis.verdict",
     "one_to_one": "metrics.matching",
+    "parents": "analysis.circuits",
     "pca": "dictionaries.baselines",
     "pretrain": "models.pretrain",
+    "probe_labels": "analysis.probing",
+    "prompt_attribution": "analysis.attribution",
     "random_directions": "dictionaries.baselines",
     "save_dictionary": "dictionaries.store",
+    "serve": "app.server",
+    "splitting_tree": "analysis.splitting",
+    "steer": "analysis.steering",
+    "steering_agreement": "analysis.steering_agreement",
     "tokenize": "data.tokens",
+    "tokens_of_feature": "analysis.feature_tokens",
     "train": "training.sweep",
     "truth_scores": "metrics.truth",
+    "vocabulary_scan": "analysis.vocabulary",
     "write_report": "report.page",
 }
 
@@ -87,36 +136,62 @@ __all__ = [
     "Dictionary",
     "DictionaryStore",
     "FeatureIndex",
+    "Lab",
     "LanguageModel",
     "Scores",
     "TokenStore",
     "UsageError",
     "World",
     "WorldSettings",
+    "ablation_effect",
     "advise",
+    "atlas",
     "baselines",
+    "children",
     "consensus",
+    "context_ablation",
+    "created_examples",
     "evaluate",
+    "feature_moments",
     "features",
+    "features_of_prompt",
+    "features_of_token",
     "fidelity",
     "fit",
     "fit_consensus",
     "fit_grid",
     "harvest",
+    "input_output_agreement",
+    "k_sparse_probe",
     "load",
     "load_dictionary",
+    "logit_attribution",
     "mcs",
+    "mcs_table",
     "mmcs",
     "mmcs_to_truth",
+    "nearest_features",
     "neuron_basis",
+    "neuron_comparison",
+    "neuron_curves",
+    "neuron_verdicts",
     "one_to_one",
+    "parents",
     "pca",
     "pretrain",
+    "probe_labels",
+    "prompt_attribution",
     "random_directions",
     "save_dictionary",
+    "serve",
+    "splitting_tree",
+    "steer",
+    "steering_agreement",
     "tokenize",
+    "tokens_of_feature",
     "train",
     "truth_scores",
+    "vocabulary_scan",
     "write_report",
 ]
 

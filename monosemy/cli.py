@@ -17,9 +17,10 @@ import docstring_parser
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
+from monosemy import lab_commands
 from monosemy.commands import evaluate, features, harvest, pretrain, report, tokenize, train
 from monosemy.runtime import UsageError
-from monosemy.world_commands import advise, baselines, demo, dynamics, superposition, world
+from monosemy.world_commands import advise, baselines, demo, dynamics, six_hundred_features, superposition, world
 
 REGISTRY = ConstructorRegistry()
 NOTHING_LOST = "nothing finished is lost; run the same command again and it goes on from there"
@@ -36,8 +37,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "advise": advise,
     "features": features,
     "report": report,
+    "serve": lab_commands.serve,
     "study superposition": superposition,
     "study dynamics": dynamics,
+    "study six-hundred-features": six_hundred_features,
 }
 
 
@@ -47,15 +50,18 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
-    if arguments[:1] == ["study"]:  # "study superposition" is one name of two words
-        arguments = (
-            arguments[1:] if arguments[1:2] in ([], ["--help"], ["-h"]) else [" ".join(arguments[:2]), *arguments[2:]]
-        )
+    commands, first = COMMANDS, arguments[0] if arguments else "--help"
+    if first in ("analyse", "--help", "-h"):
+        commands = COMMANDS | lab_commands.commands()
+    if first in ("study", "analyse"):  # "study superposition" is one name of two words
+        asked = arguments[1:2] not in ([], ["--help"], ["-h"])
+        commands = {name: each for name, each in commands.items() if name.startswith(first)}
+        arguments = [" ".join(arguments[:2]), *arguments[2:]] if asked else arguments[1:]
     if not arguments:
         arguments = ["--help"]
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
+            commands,
             prog="monosemy",
             description="Takes features out of superposition. --debug shows the traceback of an error.",
             args=arguments,

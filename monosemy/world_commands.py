@@ -16,6 +16,7 @@ from monosemy.data.synthetic import WorldSettings
 from monosemy.runtime import UsageError
 from monosemy.studies.demo import DemoSettings
 from monosemy.studies.dynamics import DynamicsSettings
+from monosemy.studies.six_hundred import SixHundredSettings
 from monosemy.studies.superposition import SuperpositionSettings
 from monosemy.training.baselines import BaselineSettings
 
@@ -100,6 +101,18 @@ def dynamics(settings: DynamicsSettings, out: Path = Path("runs/dynamics")) -> N
         out: The study's folder; finished parts in it are reused.
     """
     from monosemy.studies.dynamics import dynamics as run
+
+    run(out, settings)
+
+
+def six_hundred_features(settings: SixHundredSettings, out: Path = Path("runs/six-hundred-features")) -> None:
+    """S1: how many features two seeds find alike, one feature with every plot, and what neurons could have told.
+
+    Args:
+        settings: Of which model, on which text.
+        out: The study's folder; finished parts in it are reused, and `monosemy serve` shows it.
+    """
+    from monosemy.studies.six_hundred import six_hundred_features as run
 
     run(out, settings)
 

@@ -48,7 +48,7 @@ def network(name: str, seed: int = 0, **changes: Any) -> Any:
     class_name, settings = (NETWORKS | MIXTURES)[name]
     chosen = getattr(transformers, class_name)
     torch.manual_seed(seed)
-    built = chosen(chosen.config_class(**settings, **changes))
+    built = chosen(chosen.config_class(**(settings | changes)))
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dictionary
 
-from monosemy.analysis.chart import Bars, Chart, Curve, Heat, Histogram, Points, figure_of, visible
+from monosemy.analysis.chart import Bars, Chart, Curve, Heat, Histogram, Points, chart_of, figure_of, visible
 from monosemy.analysis.index import features
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.result import Result, Table, as_plain
@@ -147,6 +147,11 @@ def test_a_result_saves_its_numbers_its_table_and_its_pictures(tmp_path: Path) -
     assert [label.get_text() for label in axes.get_xticklabels()] == ["␣a", "$⏎"]
     assert axes.patches[0].get_extents().height > 0
     assert figure_of(result.charts()[1]).axes[0].get_xscale() == "log"
+
+
+def test_a_chart_survives_json() -> None:
+    for chart in Tried("", torch.zeros(2)).charts():
+        assert as_plain(chart_of(json.loads(json.dumps(as_plain(chart))))) == as_plain(chart)
 
 
 def test_blanks_and_line_ends_can_be_seen() -> None:

@@ -6,7 +6,7 @@ charts with plotly from their JSON. Where a value is None or not finite there is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,9 @@ class Heat:
 
 
 Mark = Bars | Curve | Points | Histogram | Heat
+MARKS: Mapping[str, type[Mark]] = {
+    "bars": Bars, "curve": Curve, "points": Points, "histogram": Histogram, "heat": Heat
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,11 @@ class Chart:
     marks: Sequence[Mark]
     log_x: bool = False
     log_y: bool = False
+
+
+def chart_of(plain: Mapping[str, Any]) -> Chart:
+    """The chart that JSON holds."""
+    return Chart(**{**plain, "marks": [MARKS[mark["mark"]](**mark) for mark in plain["marks"]]})
 
 
 @styled
@@ -137,8 +145,9 @@ def _heat(axes: Axes, mark: Heat) -> None:
 
 
 def visible(text: str) -> str:
-    """A token's text with its blanks and line ends to be seen: ␣ for a leading or trailing blank, ⏎, ⇥."""
+    """A token's text with its blanks and line ends to be seen: ␣ for a leading or trailing blank, ⏎, ⇥, \\x00."""
     shown = text.replace("\n", "⏎").replace("\t", "⇥")
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
     inner = shown.strip(" ")
     if not inner:
         return "␣" * len(shown)

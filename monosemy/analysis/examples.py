@@ -77,11 +77,11 @@ class Best:
         key_Q = torch.cat([self.key_NE[old_feature_O, old_slot_O], offer.key_Q])
         offset_Q = torch.cat([self.offset_NE[old_feature_O, old_slot_O], block.offset_X[offer.token_Q]])
 
-        order_Q = _by_feature_then_key(feature_Q, key_Q)
+        order_Q = by_feature_then_key(feature_Q, key_Q)
         if self._doc_starts is not None:
             document_Q = torch.searchsorted(self._doc_starts, offset_Q, right=True)
             order_Q = order_Q[_first_of_each_pair(feature_Q[order_Q], document_Q[order_Q])]
-        rank_Q = _rank_in_group(feature_Q[order_Q])
+        rank_Q = rank_in_group(feature_Q[order_Q])
         slot_Q = torch.cat([old_slot_O, torch.full_like(offer.key_Q, -1)])
         moved = (rank_Q < self.key_NE.shape[1]) & (rank_Q != slot_Q[order_Q])
         order_Q, rank_Q = order_Q[moved], rank_Q[moved]
@@ -149,14 +149,17 @@ class SilentExamples:
         """Try those of a block's windows that are candidates."""
         everywhere_X = torch.arange(len(block.offset_X), device=block.offset_X.device)
         drawn_X = self._candidates.of(block.offset_X, everywhere_X, torch.zeros_like(everywhere_X)) < self._limit
-        at_once = max(1, len(everywhere_X) // self.best.window.size)
-        for token_A in torch.split(drawn_X.nonzero().squeeze(1), at_once):
+        token_A = drawn_X.nonzero().squeeze(1)
+        if len(token_A):
             self._try(block, token_A)
 
     def _try(self, block: Block, token_A: torch.Tensor) -> None:
         token_AW, _ = block.around(token_A, self.best.window)
-        peak_AN = block.codes_XN[token_AW].amax(dim=1)
-        index_Q, feature_Q = (peak_AN <= 0).nonzero().unbind(1)
+        bounds_2A = torch.stack([token_AW.amin(dim=1), token_AW.amax(dim=1) + 1])
+        silent_AN = torch.ones(len(token_A), len(self.best.key_NE), dtype=torch.bool, device=token_A.device)
+        for silent_N, first, end in zip(silent_AN, *torch.searchsorted(block.token_P, bounds_2A).tolist(), strict=True):
+            silent_N[block.feature_P[first:end]] = False
+        index_Q, feature_Q = silent_AN.nonzero().unbind(1)
         token_Q = token_A[index_Q]
         self.best.offer(block, Offer(feature_Q, token_Q, self._keys.of(block.offset_X, token_Q, feature_Q)))
 
@@ -205,7 +208,7 @@ def _mixed(value: torch.Tensor) -> torch.Tensor:
     return value.bitwise_xor_((value >> 31).bitwise_and_(2**33 - 1))
 
 
-def _by_feature_then_key(feature_Q: torch.Tensor, key_Q: torch.Tensor) -> torch.Tensor:
+def by_feature_then_key(feature_Q: torch.Tensor, key_Q: torch.Tensor) -> torch.Tensor:
     """The order by feature, then key, largest first; equal keys stay in their order."""
     rank_Q = (feature_Q << KEY_BITS) | (2**KEY_BITS - 1 - key_Q)
     return torch.sort(rank_Q, stable=True).indices
@@ -228,7 +231,7 @@ def _first_of_each_pair(feature_Q: torch.Tensor, document_Q: torch.Tensor) -> to
     return first_Q
 
 
-def _rank_in_group(group_Q: torch.Tensor) -> torch.Tensor:
+def rank_in_group(group_Q: torch.Tensor) -> torch.Tensor:
     """0, 1, 2 … within each run of equal numbers."""
     counts = torch.unique_consecutive(group_Q, return_counts=True)[1]
     start_Q: torch.Tensor = (counts.cumsum(0) - counts).repeat_interleave(counts)

@@ -5,8 +5,6 @@ Shapes: N features, E examples, W = window, H histogram bins, L tokens of the lo
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from monosemy.analysis import feature_table
 from monosemy.analysis.texts import TokenTexts
 from monosemy.artifact import Artifact, load
 from monosemy.files import map_tensors
@@ -43,7 +42,7 @@ class Example:
     """In "quantile" the number of the group, weakest 0; else 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """A feature's row in the index."""
 
@@ -60,9 +59,11 @@ class Summary:
     """It fires on no token of the corpus."""
     mcs_other_seed: float | None
     """Largest cosine with a feature of the same dictionary from another seed; None where there is none."""
+    top_token: str | None = None
+    """Text of the token on which it fires most often; None where it never fires."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Feature(Summary):
     """Everything the index says of one feature."""
 
@@ -105,15 +106,45 @@ class FeatureIndex:
         """Token ids as text."""
         return TokenTexts(self.tokenizer)
 
+    @cached_property
+    def token_lists(self) -> dict[str, torch.Tensor]:
+        """Tokens of each feature and features of each token, memory-mapped (`TokenTable.lists`).
+
+        Raises UsageError where the index was made before there were any.
+        """
+        file = self.artifact.path / "tokens.safetensors"
+        if not file.exists():
+            raise UsageError(
+                f"{self.artifact.path}: holds no tokens of features; make it anew with `monosemy features`"
+            )
+        return map_tensors(file)
+
+    @cached_property
+    def max_N(self) -> torch.Tensor:
+        """Every feature's largest code, fp32 [N]; 0 where it never fires."""
+        return torch.tensor(feature_table.column_of(self._database, "max"))
+
     def table(self) -> list[dict[str, Any]]:
-        """One row a feature: id, density, count, max, mean, dead, mcs_other_seed."""
-        return self._rows("SELECT * FROM feature ORDER BY id")
+        """One row a feature: id, density, count, max, mean, dead, mcs_other_seed, top_token."""
+        return self.rows("SELECT * FROM feature ORDER BY id")
+
+    def page(
+        self, sort: str = "id", descending: bool = False, limit: int = 50, offset: int = 0, **filters: Any
+    ) -> tuple[list[dict[str, Any]], int]:
+        """`limit` rows of the table from row `offset` on, in the order of the column `sort`, and how many there are.
+
+        Equals are in the order of their ids, which turns with `descending`; what has no value (None) counts as the
+        smallest. `filters`: `column=value` is equal (None: has no value), `column_min` and `column_max` are bounds that
+        belong to it; `top_token="the"` is there where the text contains it, in capitals or not. All filters must hold.
+        Raises UsageError for names that are no columns, values that are no numbers, a limit over 10,000.
+        """
+        return feature_table.page(self._database, sort, descending, limit, offset, filters)
 
     def summary(self, i: int) -> Summary:
         """The row of feature `i`. Raises UsageError if there is none of that number."""
         if not 0 <= i < self.n_features:
             raise UsageError(f"`feature` (={i}) must be from 0 to {self.n_features - 1} in {self.artifact.path}")
-        (row,) = self._rows("SELECT * FROM feature WHERE id = ?", i)
+        (row,) = self.rows("SELECT * FROM feature WHERE id = ?", i)
         return Summary(**{**row, "dead": bool(row["dead"])})
 
     def feature(self, i: int) -> Feature:
@@ -123,7 +154,7 @@ class FeatureIndex:
             histogram=(self._histogram["edges"].tolist(), self._histogram["counts"][i].tolist()),
             top_logits=self._tokens("top", i),
             bottom_logits=self._tokens("bottom", i),
-            examples={group: self._group(group, i) for group in GROUPS},
+            examples=self._groups(i),
         )
 
     def _tokens(self, side: str, i: int) -> list[tuple[str, float]]:
@@ -132,39 +163,47 @@ class FeatureIndex:
         ids_L, values_L = self._logits[f"{side}_ids"][i].tolist(), self._logits[f"{side}_values"][i].tolist()
         return [(self.texts.of(token_id), value) for token_id, value in zip(ids_L, values_L, strict=True)]
 
-    def _group(self, group: str, i: int) -> list[Example]:
-        offset_E, document_E = self._examples[f"{group}_offset"][i], self._examples[f"{group}_document"][i]
-        tokens_EW, values_EW = self._examples[f"{group}_tokens"][i], self._examples[f"{group}_values"][i]
-        documents = self._documents(document_E)
-        per_group = self.artifact.config["per_quantile"] if group == "quantile" else len(offset_E)
-        return [
-            self._example(*documents[int(document_E[e])], int(offset_E[e]), tokens_EW[e], values_EW[e], e // per_group)
-            for e in (offset_E >= 0).nonzero().squeeze(1).tolist()
-        ]
+    def _groups(self, i: int) -> dict[str, list[Example]]:
+        """The examples of a feature by group. As lists at once: a page has over a thousand tokens."""
+        parts = ("offset", "document", "tokens", "values")
+        kept = {group: [self._examples[f"{group}_{part}"][i].tolist() for part in parts] for group in GROUPS}
+        documents = self._documents({number for _, numbers_E, _, _ in kept.values() for number in numbers_E})
+        found = {}
+        for group, rows in kept.items():
+            per_group = self.artifact.config["per_quantile"] if group == "quantile" else len(rows[0])
+            found[group] = [
+                self._example(documents[document], offset, ids_W, values_W, e // per_group)
+                for e, (offset, document, ids_W, values_W) in enumerate(zip(*rows, strict=True))
+                if offset >= 0
+            ]
+        return found
 
     def _example(
-        self, name: str, start: int, offset: int, ids_W: torch.Tensor, values_W: torch.Tensor, group: int
+        self, document: tuple[str, int], offset: int, ids_W: list[int], values_W: list[float], group: int
     ) -> Example:
-        real_W = ids_W >= 0
+        outside = next(place for place, token in enumerate(ids_W) if token >= 0)  # before its row's first token
+        end = len(ids_W) - next(place for place, token in enumerate(reversed(ids_W)) if token >= 0)
+        name, start = document
         return Example(
             document=name,
             offset=offset,
             position=offset - start,
-            peak=int(real_W[: self.artifact.config["before"]].sum()),
-            tokens=self.texts.sequence(ids_W[real_W].tolist()),
-            values=values_W[real_W].tolist(),
+            peak=self.artifact.config["before"] - outside,
+            tokens=self.texts.sequence(ids_W[outside:end]),
+            values=values_W[outside:end],
             group=group,
         )
 
-    def _documents(self, document_E: torch.Tensor) -> dict[int, tuple[str, int]]:
+    def _documents(self, numbers: set[int]) -> dict[int, tuple[str, int]]:
         """Name and first place in the token stream, by number."""
-        numbers = torch.unique(document_E[document_E >= 0]).tolist()
         marks = ", ".join("?" * len(numbers))
-        rows = self._rows(f"SELECT * FROM document WHERE id IN ({marks})", *numbers)
+        rows = self.rows(f"SELECT * FROM document WHERE id IN ({marks})", *numbers)
         return {row["id"]: (row["name"], row["start"]) for row in rows}
 
-    def _rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
-        place = f"{(self.artifact.path / 'features.sqlite').resolve().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(place, uri=True)) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(query, values)]
+    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        """What an SQL query of the tables `feature`, `document` and `token` finds. Read only, from any thread."""
+        return feature_table.rows_of(self._database, query, *values)
+
+    @property
+    def _database(self) -> Path:
+        return self.artifact.path / "features.sqlite"

@@ -3,7 +3,8 @@
 One pass over the tokens for all features: counts, histogram and examples (`examples.py`); then the tokens that each
 direction writes (`logits.py`), and its largest cosine with the same dictionary from another seed (S1's MCS).
 
-The artifact: `features.sqlite` (tables `feature` and `document`, the documents that occur in examples);
+The artifact: `features.sqlite` (tables `feature`, `document`, the documents that occur in examples, and `token`, the
+tokens that occur); `tokens.safetensors`, which features fire on which tokens (`TokenTable.lists`);
 `examples.safetensors`, for each group of top, quantile and random `{group}_offset` int64 and `{group}_document` int32
 [N, E] (−1: no example), `{group}_tokens` int32 (−1: outside the row) and `{group}_values` fp32 [N, E, W];
 `histogram.safetensors` with `edges` and `counts`; `logits.safetensors` where the site writes logits; the tokenizer.
@@ -22,14 +23,17 @@ import torch
 
 from monosemy.analysis.examples import Best, SampledExamples, SilentExamples, TopExamples, into_groups
 from monosemy.analysis.feature import Example, Feature, FeatureIndex
+from monosemy.analysis.feature_table import write_tables
 from monosemy.analysis.firings import FiringCounts, Window
 from monosemy.analysis.logits import extreme_tokens
-from monosemy.analysis.scan import rows_within, scan
+from monosemy.analysis.scan import rows_within, scan, tokens_around
+from monosemy.analysis.texts import TokenTexts
+from monosemy.analysis.token_table import TokenTable
 from monosemy.artifact import make
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.store import DictionaryStore
-from monosemy.draft import Draft
-from monosemy.files import new_database, save_tensors
+from monosemy.draft import SCRATCH, Draft
+from monosemy.files import save_tensors
 from monosemy.metrics.recovery import mcs
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError, settings_of
@@ -58,6 +62,10 @@ class FeatureSettings:
     """Tokens shown after it."""
     n_logits: int = 10
     """Tokens whose logits the feature raises most, and as many that it lowers most."""
+    n_tokens: int = 10
+    """Tokens on which the feature fires, in each list of them."""
+    n_token_features: int = 20
+    """Features that fire on a token, in each list of them."""
     max_tokens: int | None = None
     """Look at no more tokens than these, in whole rows; None: all."""
     batch_rows: int | None = None
@@ -68,7 +76,8 @@ class FeatureSettings:
     """Where a model that is not open yet runs: auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
-        for name in ("top", "quantiles", "per_quantile", "random", "n_logits", "max_tokens", "batch_rows"):
+        numbers = ("top", "quantiles", "per_quantile", "random", "n_logits", "n_tokens", "n_token_features")
+        for name in (*numbers, "max_tokens", "batch_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"`{name}` (={value}) must be at least 1")
@@ -151,7 +160,8 @@ def _write(
     sampled = SampledExamples(*shape, size=settings.quantiles * settings.per_quantile, seed=settings.seed)
     silent = SilentExamples(*shape, size=settings.random, seed=settings.seed, n_tokens=n_tokens)
     skip = store.edges.bos if grid.skip_bos else None
-    scan(model, dictionary, store, site, rows, [counts, top, sampled, silent], settings.batch_rows, skip)
+    table = TokenTable(dictionary.width, store.vocab_size, store.tokens_T, draft.file(f"{SCRATCH}/runs").parent)
+    scan(model, dictionary, store, site, rows, [counts, top, sampled, silent, table], settings.batch_rows, skip)
 
     sibling = next(iter(grid.siblings(member, differ="seed")), None)
     other_seed = None if sibling is None else mcs(grid.directions(member), grid.directions(sibling))
@@ -160,8 +170,10 @@ def _write(
         "quantile": into_groups(sampled.best, settings.quantiles),
         "random": _kept(silent.best),
     }
-    documents = _write_examples(draft, groups, store, settings.window)
-    _write_tables(draft, counts, top.best, n_tokens, other_seed, _named(documents, store))
+    documents = _named(_write_examples(draft, groups, store, settings.window), store)
+    lists = table.lists(settings.n_tokens, settings.n_token_features)
+    save_tensors(draft.file("tokens.safetensors"), lists)
+    _write_tables(draft, counts, top.best, n_tokens, other_seed, documents, lists, TokenTexts(store.tokenizer))
     edges, counts_NH = counts.histogram()
     save_tensors(draft.file("histogram.safetensors"), {"edges": edges, "counts": counts_NH})
     written = grid.artifact.info.get("target_site", site)  # a transcoder's features act there
@@ -194,22 +206,12 @@ def _write_examples(
     for name, (offset_NE, values_NEW) in groups.items():
         offset_NE = offset_NE.cpu().contiguous()
         document_NE = torch.where(offset_NE >= 0, store.documents_of(offset_NE), -1)
-        tokens = [_tokens_around(store, offset_BE, window) for offset_BE in torch.split(offset_NE, FEATURES_AT_ONCE)]
+        tokens = [tokens_around(store, offset_BE, window) for offset_BE in torch.split(offset_NE, FEATURES_AT_ONCE)]
         tensors[f"{name}_offset"], tensors[f"{name}_document"] = offset_NE, document_NE.int()
         tensors[f"{name}_tokens"], tensors[f"{name}_values"] = torch.cat(tokens), values_NEW
     save_tensors(draft.file("examples.safetensors"), tensors)
     occurring = torch.unique(torch.cat([tensors[f"{name}_document"].flatten() for name in groups]))
     return [number for number in occurring.tolist() if number >= 0]
-
-
-def _tokens_around(store: TokenStore, offset_BE: torch.Tensor, window: Window) -> torch.Tensor:
-    """The tokens of the window around each place, −1 outside its row and where there is no place."""
-    row_BE = (torch.searchsorted(store.row_starts_R, offset_BE, right=True) - 1).clamp_min_(0)
-    first_BE1 = store.row_starts_R[row_BE][..., None]
-    end_BE1 = first_BE1 + store.row_lengths_R[row_BE][..., None]
-    place_BEW = offset_BE[..., None] + window.steps("cpu")
-    inside_BEW = (offset_BE[..., None] >= 0) & (place_BEW >= first_BE1) & (place_BEW < end_BE1)
-    return store.tokens_T[torch.where(inside_BEW, place_BEW, 0)].int().masked_fill_(~inside_BEW, -1)
 
 
 def _named(documents: list[int], store: TokenStore) -> list[tuple[int, str, int]]:
@@ -225,10 +227,13 @@ def _write_tables(
     n_tokens: int,
     other_seed: torch.Tensor | None,
     documents: list[tuple[int, str, int]],
+    lists: dict[str, torch.Tensor],
+    texts: TokenTexts,
 ) -> None:
     count_N = counts.count_N.cpu()
     peak_N = top.values_NEW[:, 0, top.window.before].cpu()  # 0 where there is no example
     mean_N = (counts.sum_N.cpu() / count_N.clamp_min(1)).float()  # fp32: the order of a float64 sum shows nowhere
+    top_tokens = lists["frequent_token"][:, 0].tolist()
     columns = [
         range(len(count_N)),
         (count_N.double() / n_tokens).tolist(),
@@ -237,12 +242,7 @@ def _write_tables(
         mean_N.tolist(),
         (count_N == 0).int().tolist(),
         [None] * len(count_N) if other_seed is None else other_seed.tolist(),
+        [None if token < 0 else texts.of(token) for token in top_tokens],
     ]
-    with new_database(draft.file("features.sqlite")) as connection:
-        connection.execute(
-            "CREATE TABLE feature (id INTEGER PRIMARY KEY, density REAL NOT NULL, count INTEGER NOT NULL, "
-            "max REAL NOT NULL, mean REAL NOT NULL, dead INTEGER NOT NULL, mcs_other_seed REAL)"
-        )
-        connection.executemany("INSERT INTO feature VALUES (?, ?, ?, ?, ?, ?, ?)", zip(*columns, strict=True))
-        connection.execute("CREATE TABLE document (id INTEGER PRIMARY KEY, name TEXT NOT NULL, start INTEGER NOT NULL)")
-        connection.executemany("INSERT INTO document VALUES (?, ?, ?)", documents)
+    tokens = [(token, texts.of(token), int(lists["seen"][token])) for token in lists["seen"].nonzero()[:, 0].tolist()]
+    write_tables(draft.file("features.sqlite"), zip(*columns, strict=True), documents, tokens)

@@ -153,9 +153,9 @@ class Lab:
         """Codes of activations, `codes_XF`."""
         with torch.inference_mode(), full_rate_products(x_XD.device):
             if features is None:
-                return self.dictionary.encode(x_XD)
+                return self.dictionary.encode(x_XD) + 0.0  # no −0, which would be shown as such
             chosen_F = torch.tensor([self.checked(feature) for feature in features], device=x_XD.device)
-            return self.dictionary.encode_features(x_XD, chosen_F)
+            return self.dictionary.encode_features(x_XD, chosen_F) + 0.0
 
     def counts(self, batch: Batch) -> torch.Tensor:
         """Where codes count, `mask_BC`: on real tokens, but for a BOS that the dictionary never saw."""

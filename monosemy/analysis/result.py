@@ -38,7 +38,7 @@ class Table:
     def csv(self) -> str:
         """As comma-separated values; None is empty, and no text is a formula to a spreadsheet."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv.writer(text)  # its own line end, CRLF, has it quote a token that is one of the two
         writer.writerow(self.columns)
         writer.writerows([[_cell(value) for value in row] for row in self.rows])
         return text.getvalue()

@@ -3,7 +3,7 @@
 The model takes `batch_rows` rows at a time, codes are made for a few of these rows at a time, so memory is bounded by
 one block of codes (one row's, where that is more) beside what the collectors keep.
 
-Shapes: B rows of a batch, C = context, D = d_in, X tokens of a block, N features.
+Shapes: B rows of a batch, C = context, D = d_in, X tokens of a block, N features, E examples, W = window.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Protocol
 
 import torch
 
-from monosemy.analysis.firings import Block
+from monosemy.analysis.firings import Block, Window
 from monosemy.data.rows import checked
 from monosemy.data.tokens import TokenBatch, TokenStore
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.runtime import Progress, full_rate_products
 
-# Codes of a block and tokens of a forward pass, by kind of device.
-CODES_AT_ONCE = {"cpu": 2**23, "cuda": 2**25}
+# Codes of a block and tokens of a forward pass, by kind of device. On the CPU 16 MB: glibc takes tensors of 32 MB and
+# more from the kernel anew each time, and touching the new pages costs a quarter of the encode product.
+CODES_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}
 TOKENS_AT_ONCE = {"cpu": 2**13, "cuda": 2**16}
 
 
@@ -49,6 +50,16 @@ def rows_within(store: TokenStore, max_tokens: int | None) -> range:
     if max_tokens is None:
         return range(store.n_rows)
     return range(max(1, int((store.row_lengths_R.cumsum(0) <= max_tokens).sum())))
+
+
+def tokens_around(store: TokenStore, offset_BE: torch.Tensor, window: Window) -> torch.Tensor:
+    """The tokens of the window around each place, −1 outside its row and where there is no place."""
+    row_BE = (torch.searchsorted(store.row_starts_R, offset_BE, right=True) - 1).clamp_min_(0)
+    first_BE1 = store.row_starts_R[row_BE][..., None]
+    end_BE1 = first_BE1 + store.row_lengths_R[row_BE][..., None]
+    place_BEW = offset_BE[..., None] + window.steps("cpu")
+    inside_BEW = (offset_BE[..., None] >= 0) & (place_BEW >= first_BE1) & (place_BEW < end_BE1)
+    return store.tokens_T[torch.where(inside_BEW, place_BEW, 0)].int().masked_fill_(~inside_BEW, -1)
 
 
 def scan(

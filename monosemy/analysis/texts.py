@@ -31,6 +31,8 @@ class TokenTexts:
     def sequence(self, ids: Sequence[int]) -> list[str]:
         """One text a token. Where tokens make a character together, the first has its text and the others have ""."""
         texts = [self.of(token_id) for token_id in ids]
+        if BROKEN not in "".join(texts):
+            return texts
         start = 0
         while start < len(texts):
             end = self._end_of_character(ids, texts, start)

@@ -1,6 +1,8 @@
 """The linear path from a site to the logits: skips, the down projection, norms' gains, the unembedding.
 
-Shapes: N directions, D = width of the site, V = vocabulary.
+A norm is linear but for its scale, which depends on the token. `at_end` leaves it out; `scale_of` measures it.
+
+Shapes: N directions, X tokens, D = width of the site, E = width before the unembedding, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -17,10 +19,59 @@ PROBE = 1e3  # norms add their epsilon to the mean square: at this size it is no
 
 def logits_along(sites: Sites, site: str, v_ND: Tensor, fold_norm: bool) -> Tensor | None:
     """`logits_NV` of directions added at the site, or None where no linear path leads on."""
-    at_end_ND = v_ND if site == "final" else _at_end(sites, site, v_ND, fold_norm)
-    if at_end_ND is None or not sites.has_unembedding:
+    if obstacle(sites, site) is not None:
         return None
-    return at_end_ND @ weight_of(sites.places["final"].modules[0]).T
+    return at_end(sites, site, v_ND, fold_norm) @ weight_of(sites.places["final"].modules[0]).T
+
+
+def obstacle(sites: Sites, site: str) -> str | None:
+    """Why no linear path leads from the site to the logits; None where one does."""
+    if not sites.has_unembedding:
+        return "the model has no unembedding"
+    if site == "final":
+        return None
+    if site.endswith(".mlp_in"):
+        return "what is added there goes through the MLP's non-linearity"
+    if not sites.direct:
+        return "norms lie on this model's residual stream, or its head is more than one norm and one linear map"
+    return None
+
+
+def at_end(sites: Sites, site: str, v_ND: Tensor, fold_norm: bool) -> Tensor:
+    """The directions where the unembedding takes them, `v_NE`, for sites without an obstacle."""
+    if site == "final":
+        return v_ND
+    written = site.replace("mlp_act", "mlp_out")
+    if written != site:
+        v_ND = v_ND @ weight_of(sites.places[written].modules[0]).T
+    if written in sites.branch_norms:
+        v_ND = through_norm(sites.branch_norms[written], v_ND)
+    if fold_norm and sites.final_norm is not None:
+        v_ND = through_norm(sites.final_norm, v_ND)
+    return v_ND
+
+
+def norms_behind(sites: Sites, site: str) -> dict[str, nn.Module]:
+    """The norms that a direction passes from the site on, each by the site that holds what it takes."""
+    if site == "final":
+        return {}
+    written = site.replace("mlp_act", "mlp_out")
+    norms = {written: sites.branch_norms[written]} if written in sites.branch_norms else {}
+    if sites.final_norm is not None:
+        norms[f"layers.{sites.n_layers - 1}.resid_post"] = sites.final_norm
+    return norms
+
+
+def scale_of(norm: nn.Module, x_XD: Tensor) -> Tensor:
+    """`scale_X`, so that norm(x) = scale · through_norm(x) + bias: one over the length or deviation that it divides by.
+
+    Measured, as the gain is; the bias is what the norm makes of 0.
+    """
+    probe = copy.deepcopy(norm).float()
+    x_XD = x_XD.float()
+    unit_XD = through_norm(norm, x_XD)
+    given_XD: Tensor = probe(x_XD) - probe(torch.zeros_like(x_XD[:1]))
+    return (given_XD * unit_XD).sum(dim=1) / unit_XD.square().sum(dim=1).clamp_min(1e-30)
 
 
 def weight_of(linear: nn.Module) -> Tensor:
@@ -54,17 +105,3 @@ def stream_scale(embed_BCD: Tensor, once_BCD: Tensor, twice_BCD: Tensor) -> floa
     embed_BCD, rise_BCD = embed_BCD.double(), twice_BCD.double() - once_BCD.double()
     scale = float((rise_BCD * embed_BCD).sum() / embed_BCD.square().sum())
     return scale if torch.allclose(rise_BCD, scale * embed_BCD, rtol=0.0, atol=0.1 * float(rise_BCD.std())) else 0.0
-
-
-def _at_end(sites: Sites, site: str, v_ND: Tensor, fold_norm: bool) -> Tensor | None:
-    part = site.rpartition(".")[2]
-    if not sites.direct or part == "mlp_in":
-        return None
-    if part == "mlp_act":
-        site = site.replace("mlp_act", "mlp_out")
-        v_ND = v_ND @ weight_of(sites.places[site].modules[0]).T
-    if site in sites.branch_norms:
-        v_ND = through_norm(sites.branch_norms[site], v_ND)
-    if fold_norm and sites.final_norm is not None:
-        v_ND = through_norm(sites.final_norm, v_ND)
-    return v_ND

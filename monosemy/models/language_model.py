@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from monosemy.artifact import Parent
 from monosemy.data.tokens import TokenStore
-from monosemy.models.blocks import ModulePaths
+from monosemy.models.blocks import ModulePaths, is_linear
 from monosemy.models.directions import logits_along, stream_scale
 from monosemy.models.hooks import Edit, Place, hooked, without_cache
 from monosemy.models.loading import Opened, open_model
@@ -89,10 +89,21 @@ class LanguageModel:
         """Raises UsageError if the model has no such site, saying which it has."""
         self._sites.check(site)
 
+    def pointwise(self, layer: int) -> list[nn.Module]:
+        """The parts of a block that see one position at a time: its linear maps; its MLP where that stands alone."""
+        block, branch = self._sites.places[f"layers.{layer}.resid_pre"].modules[0], self._sites.branches.get(layer)
+        maps = [module for module in block.modules() if is_linear(module)]
+        return maps if branch is None else [branch.mlp, *maps]
+
     @torch.inference_mode()
-    def capture(self, ids_BC: Tensor, sites: Sequence[str], mask_BC: Tensor | None = None) -> dict[str, Tensor]:
-        """The activations `x_BCD` of each site; nothing behind the last of them is computed."""
-        return self._read(ids_BC, sites, mask_BC)
+    def capture(
+        self, ids_BC: Tensor, sites: Sequence[str], mask_BC: Tensor | None = None, past: Any = None
+    ) -> dict[str, Tensor]:
+        """The activations `x_BCD` of each site; nothing behind the last of them is computed.
+
+        `past`: the keys and values of what stands before these tokens, a cache of transformers; theirs are added.
+        """
+        return self._read(ids_BC, sites, mask_BC, past=past)
 
     @torch.inference_mode()
     def logits(self, ids_BC: Tensor, mask_BC: Tensor | None = None, edits: Mapping[str, Edit] | None = None) -> Tensor:
@@ -160,13 +171,15 @@ class LanguageModel:
         sites: Sequence[str],
         mask_BC: Tensor | None = None,
         edits: Mapping[str, Edit] | None = None,
+        past: Any = None,
     ) -> dict[str, Tensor]:
         for site in sites:
             self.check_site(site)
         reads = {site: self._sites.places[site] for site in sites}
         branch = self._sites.shortcut(sites)
         with hooked(ids_BC.shape, reads, self._in_order(edits or {}), stop=True, branch=branch) as found:
-            self.model(**self._inputs(ids_BC, mask_BC))
+            cached = {} if past is None else {"past_key_values": past, "use_cache": True}
+            self.model(**{**self._inputs(ids_BC, mask_BC), **cached})
         return found
 
     def _in_order(self, edits: Mapping[str, Edit]) -> list[tuple[str, Place, Edit]]:

@@ -1,0 +1,162 @@
+"""Probes: logistic regression, a fair split into training and test, and scores with intervals.
+
+A probe is fitted with its classes weighing the same, whatever their numbers:
+
+    min over β, a of  Σ w_x log(1 + exp(−s_x (β·z_x + a))) / Σ w  +  (RIDGE/2) ‖β‖²,   s = ±1,   z standardised
+
+by L-BFGS in fp64 (scikit-learn's `LogisticRegression` with class_weight="balanced" and C = 1/(RIDGE·X) finds the same
+one). RIDGE keeps β finite where the classes can be separated.
+
+Split: whole groups (documents; equal texts) go to training or to test, never in parts, and groups with and without a
+positive are divided alike. Intervals are 95 % percentiles of a bootstrap over the groups of the test, since tokens of
+one document are not independent; all probes are scored in the same resamples, so that differences have intervals too.
+
+Shapes: X rows, Z columns of a probe, G groups of the test, R resamples, H probes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from monosemy.analysis.forward import forward_selection
+from monosemy.metrics.calibration import RESAMPLES, Interval
+from monosemy.runtime import UsageError, generator_for
+
+FLAT = 1e-5  # a column that varies by no more than this share of its values is constant but for rounding
+CHOICES = ("forward", "difference")
+RIDGE = 1e-3
+STEPS = 200
+TEST_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Says positive where (x − mean)/spread · β + a is above 0."""
+
+    mean_Z: torch.Tensor
+    spread_Z: torch.Tensor
+    beta_Z: torch.Tensor
+    a: float
+
+    def __call__(self, x_XZ: torch.Tensor) -> torch.Tensor:
+        """bool [X]."""
+        return (x_XZ.double() - self.mean_Z) / self.spread_Z @ self.beta_Z + self.a > 0
+
+
+def fitted(x_XZ: torch.Tensor, positive_X: torch.Tensor, ridge: float = RIDGE) -> Probe:
+    """The probe of these rows, both classes weighing half. A constant column is left out (its β is 0)."""
+    x_XZ, label_X, weight_X = x_XZ.double(), positive_X.double(), balanced_weights(positive_X)
+    mean_Z, spread_Z = x_XZ.mean(dim=0), x_XZ.std(dim=0, correction=0)
+    spread_Z = torch.where(spread_Z > FLAT * x_XZ.abs().amax(dim=0), spread_Z, torch.inf)
+    z_XZ = (x_XZ - mean_Z) / spread_Z
+    weights = torch.zeros(z_XZ.shape[1] + 1, dtype=torch.float64, device=x_XZ.device)
+    optimiser = torch.optim.LBFGS(
+        [weights], max_iter=STEPS, tolerance_grad=1e-9, tolerance_change=1e-14, history_size=20,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def loss() -> torch.Tensor:
+        beta_Z = weights[:-1]
+        logit_X = z_XZ @ beta_Z + weights[-1]
+        slope_X = weight_X * (torch.sigmoid(logit_X) - label_X)
+        weights.grad = torch.cat([slope_X @ z_XZ + ridge * beta_Z, slope_X.sum()[None]])
+        nats_X = torch.nn.functional.softplus(logit_X) - label_X * logit_X
+        return (weight_X * nats_X).sum() + ridge / 2 * beta_Z.square().sum()
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return Probe(mean_Z, spread_Z, weights[:-1], float(weights[-1]))
+
+
+def balanced_weights(positive_X: torch.Tensor) -> torch.Tensor:
+    """Weights in fp64 that sum to 1, half of it for each class."""
+    label_X = positive_X.double()
+    return torch.where(positive_X, 0.5 / label_X.sum(), 0.5 / (1 - label_X).sum())
+
+
+def telling_columns(x_XD: torch.Tensor, positive_X: torch.Tensor, k: int, choose: str) -> list[int]:
+    """At most k columns that tell the classes apart, the best first; both classes weigh half.
+
+    "forward": each time the one that lowers the squared error of a linear prediction of the class most, beside those
+    chosen before (`forward.py`). "difference": by |mean of positives − mean of negatives| over the spread, one by one.
+    """
+    weight_X = balanced_weights(positive_X)
+    light_X = weight_X.float()
+    centred_XD = x_XD - light_X @ x_XD
+    cross_1D = ((light_X * positive_X) @ centred_XD).double()[None]
+    square_D, variance_D = light_X @ x_XD.square(), (light_X @ centred_XD.square()).double()
+    variance_D = torch.where(variance_D > FLAT**2 * square_D, variance_D, 0.0)
+    if choose == "difference":
+        score_D = torch.where(variance_D > 0, cross_1D[0].square() / variance_D, 0.0)
+        best = score_D.topk(min(k, len(score_D)))
+        return best.indices[best.values > 0].tolist()
+
+    def columns(j_F: torch.Tensor) -> torch.Tensor:
+        return ((centred_XD[:, j_F] * light_X[:, None]).T @ centred_XD).double()
+
+    chosen_K = forward_selection(cross_1D, variance_D, columns, min(k, len(variance_D)))[0][0]
+    return chosen_K[chosen_K >= 0].tolist()
+
+
+def held_out(group_X: torch.Tensor, positive_X: torch.Tensor, seed: int, what: str) -> torch.Tensor:
+    """Which rows are for the test, bool [X]: TEST_SHARE of the groups with a positive, and of those without.
+
+    `what` names a group, for the errors. Raises UsageError where training or test would lack a class.
+    """
+    groups_G, of_X = torch.unique(group_X, return_inverse=True)
+    has_G = torch.zeros(len(groups_G), dtype=torch.bool, device=group_X.device)
+    has_G[of_X[positive_X]] = True
+    test_G = torch.zeros_like(has_G)
+    for kind in (True, False):
+        members = (has_G == kind).nonzero().squeeze(1)
+        order = torch.randperm(len(members), generator=generator_for("held out", kind, seed)).to(members.device)
+        count = round(TEST_SHARE * len(members)) or int(len(members) > 1)
+        test_G[members[order[:count]]] = True
+    test_X = test_G[of_X]
+    for part, rows_X in (("training", ~test_X), ("the test", test_X)):
+        for name, class_X in (("positive", positive_X), ("negative", ~positive_X)):
+            if not bool((rows_X & class_X).any()):
+                raise UsageError(
+                    f"nothing {name} is left for {part}: {int(has_G.sum())} of {len(has_G)} {what}s hold a positive, "
+                    f"and a probe needs {what}s of both kinds in training and test; give more"
+                )
+    return test_X
+
+
+class Scores:
+    """Counts of right and wrong in each group of the test, and what they come to in the same resamples of groups.
+
+    `weight` is what a negative counts for in F1, where they were sampled (corpus negatives for one sampled).
+    """
+
+    def __init__(self, group_X: torch.Tensor, positive_X: torch.Tensor, weight: float = 1.0, seed: int = 0) -> None:
+        groups_G, self._of_X = torch.unique(group_X.cpu(), return_inverse=True)
+        self._positive_X, self._weight, self._groups = positive_X.cpu(), weight, len(groups_G)
+        drawn_RG = torch.randint(self._groups, (RESAMPLES, self._groups), generator=generator_for("resamples", seed))
+        ones_RG = torch.ones(RESAMPLES, self._groups, dtype=torch.float64)
+        times_RG = torch.zeros_like(ones_RG).scatter_add_(1, drawn_RG, ones_RG)
+        self._times_SG = torch.cat([torch.ones(1, self._groups, dtype=torch.float64), times_RG])  # first as it is
+
+    def counts(self, said_X: torch.Tensor) -> torch.Tensor:
+        """Positives found and missed, negatives taken for positives and left: [1 + R, 4], the plain ones first."""
+        said_X = said_X.cpu()
+        cell_X = torch.where(self._positive_X, torch.where(said_X, 0, 1), torch.where(said_X, 2, 3))
+        flat_G4 = torch.bincount(self._of_X * 4 + cell_X, minlength=4 * self._groups).double()
+        return self._times_SG @ flat_G4.view(self._groups, 4)
+
+    def balanced_accuracy(self, said_X: torch.Tensor) -> torch.Tensor:
+        """Mean of the shares of positives and of negatives that are told right, [1 + R]."""
+        found, missed, wrong, left = self.counts(said_X).unbind(dim=1)
+        return (found / (found + missed) + left / (wrong + left)) / 2
+
+    def f1(self, said_X: torch.Tensor) -> torch.Tensor:
+        """2·found / (2·found + missed + wrong), [1 + R]; 0 where nothing is found."""
+        found, missed, wrong, _ = self.counts(said_X).unbind(dim=1)
+        return 2 * found / (2 * found + missed + self._weight * wrong).clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def interval_of(value_S: torch.Tensor) -> Interval:
+    """A score with its 95 % interval; resamples in which a class is missing are left out."""
+    low, high = value_S[1:].nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(float(value_S[0]), low, high)

@@ -1,0 +1,196 @@
+"""The MCS table, S1's spreadsheet: which features of a dictionary others have too, and what each is.
+
+For every feature of the first dictionary and every other dictionary: the MCS (the largest cosine with any feature of
+the other; partners may be shared) and which feature that is; the same in the one-to-one matching of largest total
+cosine, where no partner is shared, so that copies cannot hide (blank where the other dictionary is too small for all).
+Beside them what the feature index says: dead, density, maximum, the strongest example with its peak in «», and whether
+the feature looks meaningful by the rule of `meaning.py`. So S1's question has a number: the share of low-MCS features
+that look meaningful all the same, beside that of the others, of random directions and of neurons.
+
+Shapes: N features of the first dictionary, L of another. Source: S1; SCIENCE.md §3, §5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from monosemy.analysis.chart import Bars, Chart, Histogram
+from monosemy.analysis.compared import Compared, Given, compared
+from monosemy.analysis.feature import FeatureIndex
+from monosemy.analysis.lab import Lab
+from monosemy.analysis.meaning import Bar, Controls, controls, looks_of
+from monosemy.analysis.result import Result, Table
+from monosemy.analysis.spreadsheet import xlsx
+from monosemy.files import write_whole
+from monosemy.metrics.matching import one_to_one
+from monosemy.metrics.recovery import RECOVERED, nearest
+from monosemy.runtime import UsageError
+
+BINS = 20
+"""Of the histogram of MCS, from 0 to 1; what is below 0 is counted in the first."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A feature beside one other dictionary."""
+
+    mcs: float
+    nearest: int
+    one_to_one: float | None
+    """Its cosine in the one-to-one matching; None where it has no partner."""
+    partner: int | None
+
+
+@dataclass(frozen=True)
+class McsRow:
+    """One feature. What comes from the index is None without one, `meaningful` without a lab."""
+
+    feature: int
+    matches: tuple[Match, ...]
+    """One for each other dictionary."""
+    dead: bool | None
+    density: float | None
+    max: float | None
+    meaningful: bool | None
+    example: str | None
+
+
+@dataclass(frozen=True)
+class McsTable(Result):
+    """All features of a dictionary beside others. Low: the largest MCS to any other is at most `low`."""
+
+    name: ClassVar[str] = "mcs-table"
+    label: str
+    others: tuple[str, ...]
+    rows: tuple[McsRow, ...]
+    low: float
+    n_low: int
+    """Living features of low MCS (all of low MCS, without an index)."""
+    meaningful_share: float | None
+    """Share of those that look meaningful; None without a lab, or where there are none."""
+    meaningful_share_high: float | None
+    """The same of the other living features."""
+    controls: Controls | None
+    """The same of random directions and of neurons; None without a lab."""
+
+    def table(self) -> Table:
+        """One row a feature."""
+        per_other = ("mcs", "nearest", "one-to-one", "partner")
+        many = len(self.others) > 1
+        named = [f"{name} ({other})" if many else name for other in self.others for name in per_other]
+        rows: list[list[Any]] = [
+            [row.feature, *(value for each in row.matches for value in astuple(each)),
+             row.dead, row.density, row.max, row.meaningful, row.example]
+            for row in self.rows
+        ]  # fmt: skip
+        return Table(("feature", *named, "dead", "density", "max", "meaningful", "example"), rows)
+
+    def sorted_by(self, column: str, descending: bool = True) -> Table:
+        """The table in the order of a column, ties by feature, blanks last. Raises UsageError for no such column."""
+        table = self.table()
+        if column not in table.columns:
+            raise UsageError(f"`column` (={column!r}) must be one of {', '.join(table.columns)}")
+        place = table.columns.index(column)
+        filled = [row for row in table.rows if row[place] is not None]
+        blank = [row for row in table.rows if row[place] is None]
+        return Table(table.columns, sorted(filled, key=lambda row: row[place], reverse=descending) + blank)
+
+    def xlsx(self) -> bytes:
+        """The table as a spreadsheet file, largest MCS first."""
+        return xlsx(self.sorted_by(str(self.table().columns[1])), "MCS")
+
+    def save(self, folder: str | Path) -> Path:
+        """As every result, and `mcs-table.xlsx`."""
+        place = super().save(folder)
+        write_whole(place / f"{self.name}.xlsx", self.xlsx())
+        return place
+
+    def charts(self) -> list[Chart]:
+        """How MCS is distributed, for each other dictionary; with an index, how many look meaningful at each MCS."""
+        edges = [place / BINS for place in range(BINS + 1)]
+        counts = [
+            Histogram(edges, _histogram([row.matches[number].mcs for row in self.rows]), label)
+            for number, label in enumerate(self.others)
+        ]
+        found = [Chart("distribution", f"MCS of {self.label}", "MCS", "features", counts)]
+        living = [row for row in self.rows if row.meaningful is not None and not row.dead]
+        if living:
+            best = [max(each.mcs for each in row.matches) for row in living]
+            sound = [mcs for mcs, row in zip(best, living, strict=True) if row.meaningful]
+            counted = zip(_histogram(sound), _histogram(best), strict=True)
+            shares = [part / whole if whole else None for part, whole in counted]
+            labels = [f"{low:.2f}" for low in edges[:-1]]
+            title = "Living features that look meaningful"
+            found.append(Chart("meaningful", title, "MCS from", "share", (Bars(labels, shares),)))
+        return found
+
+
+def mcs_table(
+    reference: Given,
+    others: Sequence[Given],
+    *,
+    index: str | Path | FeatureIndex | None = None,
+    lab: Lab | None = None,
+    low: float = RECOVERED,
+) -> McsTable:
+    """Every feature of `reference` beside one or more other dictionaries; each is a Dictionary or (grid, member).
+
+    `index`: the feature index of `reference` (a lab's own is taken by itself). `lab`: that of `reference`; it is needed
+    to say what looks meaningful. Raises UsageError for no other dictionary, dictionaries of several sites, or an index
+    of another width.
+    """
+    if not others:
+        raise UsageError("`others` is empty: give at least one dictionary to compare with")
+    mine, *rest = compared([reference, *others])
+    opened = lab.index if index is None and lab is not None else None if index is None else FeatureIndex.open(index)
+    if opened is not None and opened.n_features != mine.width:
+        raise UsageError(
+            f"{opened.artifact.path}: an index of {opened.n_features} features, and {mine.label} has {mine.width}; "
+            f"give the index of that dictionary"
+        )
+    bar, held = controls(lab, opened) if lab is not None and opened is not None else (None, None)
+    rows = _rows([_matches(mine, other) for other in rest], opened, bar)
+    living = [row for row in rows if not row.dead]
+    is_low = [max(each.mcs for each in row.matches) <= low for row in living]
+    below = [row for row, belongs in zip(living, is_low, strict=True) if belongs]
+    above = [row for row, belongs in zip(living, is_low, strict=True) if not belongs]
+    labels = tuple(side.label for side in rest)
+    return McsTable(mine.label, labels, rows, low, len(below), _share(below), _share(above), held)
+
+
+def _rows(matches: Sequence[Sequence[Match]], index: FeatureIndex | None, bar: Bar | None) -> tuple[McsRow, ...]:
+    beside = list(zip(*matches, strict=True))
+    if index is None:
+        return tuple(McsRow(feature, own, None, None, None, None, None) for feature, own in enumerate(beside))
+    looks = looks_of(index, bar)
+    return tuple(
+        McsRow(feature, own, bool(row["dead"]), row["density"], row["max"], look.meaningful, look.example)
+        for feature, (own, row, look) in enumerate(zip(beside, index.table(), looks, strict=True))
+    )
+
+
+def _matches(mine: Compared, other: Compared) -> list[Match]:
+    mcs_N, nearest_N = nearest(mine.directions_ND, other.directions_ND)
+    matching = one_to_one(mine.directions_ND, other.directions_ND)
+    pairs = zip(matching.rows_P.tolist(), matching.columns_P.tolist(), matching.cosines_P.tolist(), strict=True)
+    partner = {row: (cosine, column) for row, column, cosine in pairs}
+    nothing = (None, None)
+    return [
+        Match(mcs, near, *partner.get(row, nothing))
+        for row, (mcs, near) in enumerate(zip(mcs_N.tolist(), nearest_N.tolist(), strict=True))
+    ]
+
+
+def _histogram(values: Sequence[float]) -> list[float]:
+    inside = torch.tensor(values).clamp(0, 1)
+    return [float(count) for count in torch.histc(inside, BINS, 0, 1)]
+
+
+def _share(rows: Sequence[McsRow]) -> float | None:
+    known = [row.meaningful for row in rows if row.meaningful is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,1 @@
+"""The app: a finished run in a browser. `server.serve` starts it; it is right without a network, Node or a build."""

@@ -1,0 +1,124 @@
+"""All features of an index, a page at a time; and the features that fire on a token.
+
+SQLite sorts, filters and counts (`analysis/feature_table.py`), so a million features are usable. The whole state of a
+list is in its address, and goes along to the pages of its features, which know what comes before and after them in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monosemy.analysis.feature import FeatureIndex
+from monosemy.analysis.result import as_plain
+from monosemy.analysis.search import features_of_token
+from monosemy.app.query import Query, address, number, text, whole, word
+from monosemy.app.state import State
+
+ROWS = 100  # on a page
+
+# column: (heading, meaning)
+COLUMNS = {
+    "id": ("feature", "its number"),
+    "top_token": ("token", "text of the token on which it fires most often"),
+    "density": ("density", "share of tokens on which it fires"),
+    "max": ("max", "largest code"),
+    "mean": ("mean", "mean code where it fires"),
+    "mcs_other_seed": ("MCS", "largest cosine with a feature of the same dictionary from another seed"),
+    "dead": ("dead", "fires on no token of the corpus"),
+}
+NUMBERS = ("density", "max", "mean", "mcs_other_seed")
+BOUNDS = [f"{column}_{side}" for column in NUMBERS for side in ("min", "max")]
+LIST = ("sort", "desc", "dead", "q", *BOUNDS)  # what of an address says which list it is
+
+
+def feature_list(state: State, query: Query) -> dict[str, Any]:
+    """A page of the table that the address asks for, and the addresses of the pages beside it.
+
+    Raises UsageError for a column or a number that cannot be, NotFound for an index that is not here.
+    """
+    name, index = state.index(query.get("index") or None)
+    asked, at = asked_for(query), whole(query, "at", 0)
+    rows, total = index.page(limit=ROWS, offset=at, **asked)
+    grid, member = state.member_of(index)
+    kept = {"index": name, **list_state(query)}
+    return {
+        "index": name,
+        "indexes": list(state.indexes),
+        "grid": None if grid is None else grid.name,
+        "member": member,
+        "n_features": index.n_features,
+        "detection_limit": index.detection_limit,
+        "sort": asked["sort"],
+        "descending": asked["descending"],
+        "state": kept,
+        "rows": [
+            {**row, "href": address(f"/features/{row['id']}", **kept, at=at + place)} for place, row in enumerate(rows)
+        ],
+        "total": total,
+        "first": at,
+        "previous": address("/features", **kept, at=max(0, at - ROWS)) if at else None,
+        "next": address("/features", **kept, at=at + ROWS) if at + ROWS < total else None,
+    }
+
+
+def asked_for(query: Query) -> dict[str, Any]:
+    """The order and the filters that an address asks for, as `FeatureIndex.page` takes them. Raises UsageError."""
+    dead = word(query, "dead", ("any", "yes", "no"), "any")
+    bounds = {name: number(query, name) for name in BOUNDS}
+    contained = text(query, "q")
+    return {
+        "sort": word(query, "sort", COLUMNS, "id"),
+        "descending": word(query, "desc", ("0", "1"), "0") == "1",
+        **{name: bound for name, bound in bounds.items() if bound is not None},
+        **({} if dead == "any" else {"dead": dead == "yes"}),
+        **({"top_token": contained} if contained else {}),
+    }
+
+
+def list_state(query: Query) -> dict[str, str]:
+    """The parameters of an address that say which list it is."""
+    return {name: query[name] for name in LIST if query.get(name)}
+
+
+def beside(index: FeatureIndex, i: int, query: Query) -> tuple[str | None, str | None]:
+    """The addresses of the features before and after `i`: in the list that the address came from, else by number."""
+    kept = {"index": query.get("index", ""), **list_state(query)}
+    if query.get("at"):
+        at = whole(query, "at", 0)
+        first = max(0, at - 1)
+        rows, _ = index.page(limit=3, offset=first, **asked_for(query))
+        place = at - first
+        if len(rows) > place and rows[place]["id"] == i:
+            links = [address(f"/features/{row['id']}", **kept, at=first + j) for j, row in enumerate(rows)]
+            return links[place - 1] if place else None, links[place + 1] if len(rows) > place + 1 else None
+    own = {"index": query.get("index", "")}
+    return (
+        address(f"/features/{i - 1}", **own) if i else None,
+        address(f"/features/{i + 1}", **own) if i + 1 < index.n_features else None,
+    )
+
+
+def token_features(state: State, query: Query) -> dict[str, Any]:
+    """The features that fire on the token whose text is `q`. Raises UsageError where the corpus has no such token."""
+    name, index = state.index(query.get("index") or None)
+    found = features_of_token(index, text(query, "q"))
+    lists = [
+        ("Most telling", "by F1 of the feature's firings and the token's occurrences", found.telling),
+        ("Strongest", "by mean code over the token's occurrences", found.strong),
+    ]
+    return {
+        "index": name,
+        "token": found.token,
+        "text": found.text,
+        "seen": found.seen,
+        "lists": [
+            {
+                "heading": heading,
+                "note": note,
+                "features": [
+                    {**as_plain(use), "href": address(f"/features/{use.feature}", index=name)} for use in uses
+                ],
+            }
+            for heading, note, uses in lists
+        ],
+    }

@@ -1,0 +1,129 @@
+"""What the page of one feature holds: its numbers, what it writes, when it fires, and what lies beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from monosemy.analysis.chart import Chart, Histogram
+from monosemy.analysis.feature import Example, Feature, FeatureIndex
+from monosemy.analysis.feature_tokens import entries
+from monosemy.analysis.neighbours import nearest_features
+from monosemy.analysis.result import as_plain
+from monosemy.app.feature_list import beside
+from monosemy.app.query import Query, address
+from monosemy.app.state import State
+
+NEIGHBOURS = 10
+TOKENS = "tokens.safetensors"  # of an index
+DIGITS = 7  # of the codes on tokens: what fp32 holds
+
+
+def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
+    """Everything about feature `i` of the index that the address names. Raises NotFound."""
+    name, index = state.index(query.get("index") or None)
+    feature = state.feature(index, i)
+    grid, member = state.member_of(index)
+    before, after = beside(index, i, query)
+    lists = token_shares(index, feature)
+    return {
+        "feature": i,
+        "index": name,
+        "n_features": index.n_features,
+        "n_tokens": index.n_tokens,
+        "dictionaries": None if grid is None else grid.name,
+        "member": member,
+        "site": index.artifact.info["site"],
+        "top_token": feature.top_token,
+        "density": feature.density,
+        "count": feature.count,
+        "max": feature.max,
+        "mean": feature.mean,
+        "dead": feature.dead,
+        "mcs_other_seed": feature.mcs_other_seed,
+        "detection_limit": index.detection_limit,
+        "has_logits": index.has_logits,
+        "top_logits": feature.top_logits,
+        "bottom_logits": feature.bottom_logits,
+        "histogram": as_plain(histogram(feature)),
+        "fires_on": lists["frequent"],
+        "followed_by": lists["next"],
+        "groups": groups(feature),
+        "previous": before,
+        "next": after,
+    }
+
+
+def neighbours_data(state: State, query: Query, i: int) -> dict[str, Any]:
+    """The features of the same dictionary whose directions are nearest to feature `i`'s. Raises NotFound."""
+    name, index = state.index(query.get("index") or None)
+    state.checked(index, i)
+    grid, member = state.member_of(index)
+    found = []
+    if grid is not None:
+        near = nearest_features(state.directions(grid, member), i, NEIGHBOURS)
+        for j, cosine in zip(near.ids, near.cosines, strict=True):
+            row = index.summary(j)
+            known = {"top_token": row.top_token, "density": row.density, "max": row.max}
+            found.append({"feature": j, "cosine": cosine, **known, "href": address(f"/features/{j}", index=name)})
+    return {"feature": i, "index": name, "neighbours": found}
+
+
+def token_shares(index: FeatureIndex, feature: Feature) -> dict[str, list[tuple[str, float]]]:
+    """The tokens that a feature fires on most often and those that come next, each with its share of the firings;
+    empty where the index was made before it counted them."""
+    if TOKENS not in index.artifact.manifest["files"]:
+        return {"frequent": [], "next": []}
+    return {
+        key: [
+            (index.texts.of(token), count / feature.count)
+            for token, count, _ in entries(index, f"{key}_token", feature.id)[:NEIGHBOURS]
+        ]
+        for key in ("frequent", "next")
+    }
+
+
+def histogram(feature: Feature) -> Chart:
+    """Firings by activation, without the empty bins at both ends, whose edges are those of all features together."""
+    edges, counts = feature.histogram
+    used = [place for place, count in enumerate(counts) if count]
+    first, end = (used[0], used[-1] + 1) if used else (0, 0)
+    mark = Histogram(edges[first : end + 1], counts[first:end], "tokens")
+    log = bool(used) and edges[first] > 0
+    return Chart("activations", "Activations", "activation", "tokens", [mark], log_x=log)
+
+
+def groups(feature: Feature) -> list[dict[str, Any]]:
+    """The examples by group: the strongest; intervals of a uniform sample, strongest first; where it does not fire."""
+    found = [_group("top", "Top activations", feature.examples["top"])]
+    sampled = feature.examples["quantile"]
+    numbers = sorted({example.group for example in sampled}, reverse=True)
+    for place, wanted in enumerate(numbers):
+        mine = [example for example in reversed(sampled) if example.group == wanted]
+        found.append(_group("interval", f"Interval {place + 1} of {len(numbers)}", mine))
+    found.append(_group("silent", "Not activating", feature.examples["random"]))
+    return [group for group in found if group["examples"]]
+
+
+def _group(kind: str, heading: str, examples: Sequence[Example]) -> dict[str, Any]:
+    peaks = [example.values[example.peak] for example in examples]
+    return {
+        "kind": kind,
+        "heading": heading,
+        "low": min(peaks, default=None),
+        "high": max(peaks, default=None),
+        "examples": [
+            {
+                "document": example.document,
+                "position": example.position,
+                "peak": example.peak,
+                "tokens": example.tokens,
+                "values": [_short(value) if value else 0 for value in example.values],
+            }
+            for example in examples
+        ],
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,111 @@
+"""What a browser may say to an analysis: typed values with bounds, checked before anything is done with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from monosemy.runtime import UsageError
+
+LONGEST_TEXT = 4000  # characters of a prompt
+MOST_TOKENS = 256  # of a prompt
+LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt. It has no default: without one there is nothing to do."""
+
+    help: str
+    kind: str = "text"
+    longest: int = LONGEST_TEXT
+
+    def checked(self, name: str, value: Any) -> str:
+        """The text. Raises UsageError where it is none, empty or too long."""
+        if not isinstance(value, str) or not value:
+            raise UsageError(f"`{name}` must be a text that is not empty")
+        if len(value) > self.longest:
+            raise UsageError(f"`{name}` has {len(value)} characters and may have {self.longest}; shorten it")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise UsageError(f"`{name}` holds half of a character (a lone surrogate); remove it")
+        return value
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number."""
+
+    help: str
+    low: int
+    high: int
+    default: int | None = None
+    kind: str = "whole"
+
+    def checked(self, name: str, value: Any) -> int:
+        """The number. Raises UsageError where it is none, or out of bounds."""
+        if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
+            raise UsageError(f"`{name}` (={value!r:.40}) must be a whole number from {self.low} to {self.high}")
+        return value
+
+
+@dataclass(frozen=True)
+class Real:
+    """A number."""
+
+    help: str
+    low: float
+    high: float
+    default: float | None = None
+    kind: str = "real"
+    slider: bool = False
+    """A page shows it as one."""
+
+    def checked(self, name: str, value: Any) -> float:
+        """The number. Raises UsageError where it is none, not finite, or out of bounds."""
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+        if not self.low <= number <= self.high:
+            raise UsageError(f"`{name}` (={value!r:.40}) must be a number from {self.low:g} to {self.high:g}")
+        return number
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some words."""
+
+    help: str
+    choices: Sequence[str]
+    default: str | None = None
+    kind: str = "choice"
+
+    def checked(self, name: str, value: Any) -> str:
+        """The word. Raises UsageError where it is not one of them."""
+        if value not in self.choices or not isinstance(value, str):
+            raise UsageError(f"`{name}` (={value!r:.40}) must be one of {', '.join(self.choices)}")
+        return value
+
+
+Parameter = Text | Whole | Real | Choice
+
+
+def checked_values(parameters: Mapping[str, Parameter], given: Any) -> dict[str, Any]:
+    """All values of these parameters: those given, and the defaults of the others.
+
+    Raises UsageError for one that is unknown, wrong, or missing without having a default.
+    """
+    if not isinstance(given, dict):
+        raise UsageError("the request must be a JSON object")
+    if unknown := sorted(given.keys() - parameters.keys()):
+        names = ", ".join(f"`{name[:40]}`" for name in unknown[:5])
+        raise UsageError(f"unknown {names}; there are {', '.join(parameters)}")
+    values = {}
+    for name, parameter in parameters.items():
+        default = None if isinstance(parameter, Text) else parameter.default
+        if name in given:
+            values[name] = parameter.checked(name, given[name])
+        elif default is None:
+            raise UsageError(f"`{name}` is missing: {parameter.help}")
+        else:
+            values[name] = default
+    return values

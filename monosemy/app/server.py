@@ -1,0 +1,107 @@
+"""`monosemy serve RUN`: a finished run in a browser, on this machine and without a network.
+
+The first line printed is the address. The server listens on 127.0.0.1 unless told otherwise, and then only with a
+token (`security.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monosemy.runtime import UsageError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+PORT = 8765
+SHORTEST_TOKEN = 16  # characters
+GRACE_S = 2  # for answers under way when the server is stopped
+
+
+def serve(run: str | Path, *, port: int = PORT, host: str = "127.0.0.1", token: str | None = None) -> None:
+    """Show the run in folder `run` until interrupted. Port 0: any that is free.
+
+    Raises UsageError if the folder holds nothing to show, the port is taken, or `host` lets others in without a token.
+    """
+    import uvicorn
+
+    check_access(host, token)
+    app = make_app(run, host=host, token=token)
+    listener = _listener(host, port)
+    print(address_of(host, listener.getsockname()[1], token), flush=True)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def make_app(run: str | Path, *, host: str = "127.0.0.1", token: str | None = None) -> ASGIApp:
+    """The app of the run in folder `run`, for any ASGI server; it answers to the name `host` and to this machine's own.
+
+    Raises UsageError as `serve`.
+    """
+    from starlette.applications import Starlette
+
+    from monosemy.app import files, live, pages, review_pages
+    from monosemy.app.jobs import Jobs
+    from monosemy.app.security import LOOPBACK, Guard
+    from monosemy.app.state import State
+
+    check_access(host, token)
+    state = State(run)
+    jobs = Jobs()
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        jobs.close()
+
+    routes = [*pages.routes(state), *files.routes(), *live.routes(state, jobs), *review_pages.routes(state)]
+    app = Starlette(routes=routes, exception_handlers=pages.errors(state), lifespan=lifespan)
+    app.router.redirect_slashes = False  # an address has one spelling
+    own = frozenset() if host in LOOPBACK else frozenset({host.lower(), socket.gethostname().lower()})
+    return Guard(app, LOOPBACK | own, token, any_address=host not in LOOPBACK)
+
+
+def check_access(host: str, token: str | None) -> None:
+    """Raises UsageError where others than this machine's users could come in without a token that cannot be guessed."""
+    from monosemy.app.security import LOOPBACK
+
+    if token is None and host not in LOOPBACK:
+        raise UsageError(
+            f"`host` (={host!r}) lets other machines in, so a token is needed; "
+            f"for instance --token {secrets.token_urlsafe(18)}"
+        )
+    if token is not None and not re.fullmatch(rf"[\w.~-]{{{SHORTEST_TOKEN},}}", token, re.ASCII):
+        raise UsageError(
+            f"`token` must be at least {SHORTEST_TOKEN} letters, digits and - _ . ~, to stand in an address; "
+            f"for instance --token {secrets.token_urlsafe(18)}"
+        )
+
+
+def address_of(host: str, port: int, token: str | None) -> str:
+    """What to open in a browser."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token is not None else "")
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket that takes connections from now on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(256)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise UsageError(
+            f"`port` (={port}) on {host} cannot be listened on ({error}); choose another --port"
+        ) from error
+    return listener

@@ -1,0 +1,140 @@
+// Draws the charts of monosemy/analysis/chart.py with plotly, in the page's own colours, light or dark.
+
+import { dataOf, element, short, whole } from "./dom.js";
+
+const SERIES = 10;
+let loading = null;
+const drawn = new Map(); // element → what draws it again
+
+function plotly() { // loaded when the first chart is drawn: it is far larger than everything else here
+  loading ||= new Promise((resolve, reject) => {
+    const script = element("script", { src: "/static/plotly.min.js", onload: () => resolve(window.Plotly), onerror: reject });
+    document.head.append(script);
+  });
+  return loading;
+}
+
+function colour(name) { // a CSS variable as plotly can take it
+  const probe = element("span", { hidden: true });
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+function series(count) { // spread over the scale, as in the library's own figures
+  const at = (place) => colour(`--series-${Math.round(place)}`);
+  if (count === 1) return [at((SERIES - 1) / 2)];
+  if (count === 2) return [at((SERIES - 1) / 3), at((2 * (SERIES - 1)) / 3)];
+  return Array.from({ length: count }, (_, place) => at((place * (SERIES - 1)) / (count - 1)));
+}
+
+export function label(text) { // blanks and line ends of a token, to be seen on an axis
+  const shown = text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +| +$/g, (blanks) => "␣".repeat(blanks.length));
+  return plain(shown);
+}
+
+const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // plotly reads a few tags
+
+const marks = {
+  bars: (mark, ink) => [{ type: "bar", x: mark.labels.map((_, place) => place), y: mark.values, marker: { color: ink }, name: plain(mark.name),
+    hovertext: mark.labels.map(label), hovertemplate: "%{hovertext}: %{y:.4g}<extra></extra>" }],
+  curve: (mark, ink) => {
+    const line = { type: "scatter", mode: "lines", x: mark.x, y: mark.y, line: { color: ink, width: 1.5 }, name: plain(mark.name), connectgaps: false };
+    if (!mark.low.length) return [line];
+    const edge = { type: "scatter", mode: "lines", x: mark.x, line: { width: 0, color: ink }, showlegend: false, hoverinfo: "skip" };
+    return [{ ...edge, y: mark.low }, { ...edge, y: mark.high, fill: "tonexty", fillcolor: ink.replace("rgb(", "rgba(").replace(")", ", 0.18)") }, line];
+  },
+  points: (mark, ink) => [{ type: "scatter", mode: "markers", x: mark.x, y: mark.y, name: plain(mark.name), text: mark.texts.map(label),
+    marker: { color: ink, size: mark.x.length > 500 ? 4 : 8, opacity: mark.x.length > 500 ? 0.5 : 0.85 },
+    hovertemplate: `${mark.texts.length ? "%{text}<br>" : ""}%{x:.4g}, %{y:.4g}<extra></extra>` }],
+  histogram: (mark, ink) => {
+    if (!mark.counts.length) return [];
+    const between = mark.counts.map((count, place) => `${short(mark.edges[place])} – ${short(mark.edges[place + 1])}: ${whole(count ?? 0)}`);
+    return [{ type: "scatter", mode: "lines", line: { shape: "hv", color: ink, width: 1 }, fill: "tozeroy", x: mark.edges,
+      y: [...mark.counts, mark.counts[mark.counts.length - 1]], text: [...between, between[between.length - 1]], hovertemplate: "%{text}<extra></extra>", name: plain(mark.name) }];
+  },
+  heat: (mark) => [{ type: "heatmap", z: mark.values, x: mark.columns.map((_, place) => place), y: mark.rows.map((_, place) => place), colorscale: "Viridis",
+    hoverongaps: false, texttemplate: mark.values.length * mark.columns.length <= 80 ? "%{z:.3g}" : "", colorbar: { thickness: 8, outlinewidth: 0 },
+    text: mark.values.map((_, row) => mark.columns.map((column) => `${label(mark.rows[row])}, ${label(column)}`)), hovertemplate: "%{text}: %{z:.4g}<extra></extra>" }],
+};
+
+function axis(title, log, ink, line, values) {
+  return { title: { text: plain(title), standoff: 6 }, type: log ? "log" : "linear", color: ink, gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true,
+    ...(log ? logTicks(values) : {}) };
+}
+
+function logTicks(values) { // powers of ten, or 1-2-5 on a short axis; all of one size, as plotly's own are not
+  const known = values.filter((value) => value > 0);
+  if (!known.length) return {};
+  const low = Math.floor(Math.log10(Math.min(...known))), high = Math.ceil(Math.log10(Math.max(...known)));
+  const steps = high - low > 2 ? [1] : [1, 2, 5];
+  const tickvals = Array.from({ length: high - low + 1 }, (_, place) => steps.map((step) => Number(`${step}e${low + place}`))).flat();
+  return { tickmode: "array", tickvals, ticktext: tickvals.map((value) => (value >= 0.001 && value < 1e5 ? short(value) : `10<sup>${Math.round(Math.log10(value))}</sup>`)) };
+}
+
+function layoutOf(chart, traces) {
+  const ink = colour("--dim"), line = colour("--line");
+  const all = (side) => traces.flatMap((trace) => side(trace) ?? []);
+  const layout = {
+    height: 260, margin: { l: 8, r: 8, t: 8, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", bargap: 0.15, dragmode: "zoom",
+    font: { family: "system-ui, sans-serif", size: 11, color: ink }, xaxis: axis(chart.x_label, chart.log_x, ink, line, all((trace) => trace.x)), yaxis: axis(chart.y_label, chart.log_y, ink, line, all((trace) => trace.y)),
+    showlegend: chart.marks.filter((mark) => mark.name).length > 1, legend: { orientation: "h", yanchor: "bottom", y: 1, x: 0 },
+    hoverlabel: { bgcolor: colour("--tint"), bordercolor: line, font: { color: colour("--ink") } },
+  };
+  for (const mark of chart.marks) {
+    const named = { tickmode: "array", tickangle: -60 };
+    if (mark.mark === "bars") Object.assign(layout.xaxis, named, { tickvals: mark.labels.map((_, place) => place), ticktext: mark.labels.map(label) });
+    if (mark.mark === "heat") {
+      Object.assign(layout.xaxis, { tickmode: "array", tickvals: mark.columns.map((_, place) => place), ticktext: mark.columns.map(label) });
+      Object.assign(layout.yaxis, { tickmode: "array", tickvals: mark.rows.map((_, place) => place), ticktext: mark.rows.map(label), title: { text: plain(chart.y_label), standoff: 6 } });
+    }
+  }
+  if (traces.every((trace) => trace.type === "scatter" && trace.fill === "tozeroy") && !chart.log_y) layout.yaxis.rangemode = "tozero";
+  return layout;
+}
+
+// Draw a chart (its JSON) into an element. `links[i]`: the page that each point, or cell, of mark i leads to.
+export async function drawChart(target, chart, links = []) {
+  const Plotly = await plotly();
+  const draw = () => {
+    const inks = series(chart.marks.length);
+    const owner = [], traces = chart.marks.flatMap((mark, place) => {
+      const made = marks[mark.mark](mark, inks[place]);
+      made.forEach(() => owner.push(place));
+      return made;
+    });
+    const options = { displayModeBar: false, responsive: true }; // drag zooms, a double click shows all again
+    const done = Plotly.react(target, traces, layoutOf(chart, traces), options);
+    target.removeAllListeners?.("plotly_click");
+    target.on("plotly_click", ({ points: [point] }) => {
+      const link = [point.pointNumber].flat().reduce((found, place) => found?.[place], links[owner[point.curveNumber]]);
+      if (link) location.assign(link);
+    });
+    return done;
+  };
+  target.setAttribute("role", "img");
+  target.setAttribute("aria-label", `${chart.title}: ${chart.y_label} over ${chart.x_label}`);
+  drawn.set(target, draw);
+  await draw();
+}
+
+// Every list of charts on the page, each as a figure with its title.
+export function drawAll() {
+  for (const box of document.querySelectorAll(".charts[data-source]")) {
+    for (const { chart, links } of dataOf(box.dataset.source)) {
+      const place = element("div", { className: "chart" });
+      if (links.some((each) => each.length)) place.classList.add("leads");
+      box.append(element("figure", {}, element("figcaption", { textContent: chart.title }), place));
+      drawChart(place, chart, links);
+    }
+  }
+}
+
+export function redraw() { // in other colours
+  for (const [target, draw] of drawn) {
+    if (target.isConnected) draw();
+    else drawn.delete(target);
+  }
+}

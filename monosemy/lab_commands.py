@@ -1,0 +1,163 @@
+"""The lab on the command line: `monosemy analyse NAME RUN …` for each analysis, and `monosemy serve RUN`.
+
+An analysis is a plain function of a lab, so its command is made of its signature: the lab becomes a run folder and a
+member, everything else stays as it is. The result is printed as a table, or saved with its pictures.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json as json_format
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import tyro
+from tyro.conf import Positional
+
+from monosemy.analysis.chart import visible
+from monosemy.analysis.lab import Lab, Prompt
+from monosemy.analysis.result import Result, Table
+
+# Command → module in `analysis/` and function, in the order in which one would look at a feature.
+ANALYSES = {
+    "created": ("created", "created_examples"),
+    "context": ("context", "context_ablation"),
+    "vocabulary": ("vocabulary", "vocabulary_scan"),
+    "neurons": ("neurons", "neuron_comparison"),
+    "neuron-curves": ("neuron_curves", "neuron_curves"),
+    "verdicts": ("verdict", "neuron_verdicts"),
+    "probe": ("probes", "k_sparse_probe"),
+    "logits": ("attribution", "logit_attribution"),
+    "attribution": ("attribution", "prompt_attribution"),
+    "ablation": ("ablation", "ablation_effect"),
+    "steer": ("steering", "steer"),
+    "steering-agreement": ("steering_agreement", "steering_agreement"),
+    "agreement": ("agreement", "input_output_agreement"),
+    "search": ("search", "features_of_prompt"),
+}
+NOT_SAID = ("each", "moments")  # what only a program can give
+PREFIX = "analyse "
+
+
+def commands() -> dict[str, Callable[..., Any]]:
+    """`analyse NAME` → its command."""
+    return {PREFIX + name: command(module, function) for name, (module, function) in ANALYSES.items()}
+
+
+def command(module: str, function: str) -> Callable[..., None]:
+    """The command that runs `function` of `analysis/module` on a run folder."""
+    analysis = getattr(import_module(f"monosemy.analysis.{module}"), function)
+
+    def run(run: Path, *, member: int | None, out: Path | None, json: bool, **options: Any) -> None:
+        show(analysis(open_lab(run, member), **options), out, json)
+
+    run.__signature__ = _signature(analysis)  # type: ignore[attr-defined]
+    run.__annotations__ = {name: each.annotation for name, each in _signature(analysis).parameters.items()}
+    paragraphs = (inspect.getdoc(analysis) or "").split("\n\n")
+    run.__doc__ = "\n\n".join([*(" ".join(paragraph.split()) for paragraph in paragraphs), ARGUMENTS])
+    return run
+
+
+ARGUMENTS = """Args:
+    run: A run folder, with dictionaries, tokens, a model and features.
+    member: The dictionary's number (default: the one whose features are indexed).
+    out: A folder for the result with its pictures; without it the table is printed (all of it as CSV into a pipe or
+        file, its beginning on a terminal).
+    json: Print JSON instead of a table.
+"""
+SHOWN = 40  # rows of a table on a terminal
+
+
+def open_lab(run: Path, member: int | None) -> Lab:
+    """The lab of one member of the run's grid. Raises UsageError where the run does not hold what that needs."""
+    from monosemy.app.state import State
+
+    state = State(run)
+    if member is None and state.indexes:
+        grid, member = state.member_of(state.index()[1])
+    else:
+        grid = state.grid()
+    chosen = grid or state.grid()
+    if member is None:
+        member = chosen.chosen or 0
+    return state.lab(chosen.name, member)
+
+
+def show(result: Result, out: Path | None, json: bool) -> None:
+    """Save a result, or print it as JSON or as a table."""
+    if out is not None:
+        print(result.save(out))
+    elif json:
+        print(json_format.dumps(result.data(), ensure_ascii=False, allow_nan=False))
+    elif sys.stdout.isatty():
+        _print(result.table())
+    else:
+        print(result.table().csv(), end="")
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(*table.columns, box=None)
+    for row in table.rows[:SHOWN]:
+        texts = (
+            visible(value) if isinstance(value, str) else f"{value:.4g}" if isinstance(value, float) else value
+            for value in row
+        )
+        shown.add_row(*(Text("" if text is None else str(text)) for text in texts))
+    Console().print(shown)
+    if len(table.rows) > SHOWN:
+        print(f"… {len(table.rows) - SHOWN:,} more rows; --out FOLDER keeps all, and the pictures")
+
+
+def serve(run: Positional[Path], /, port: int = 8765, host: str = "127.0.0.1", token: str | None = None) -> None:
+    """Look at a run in a browser; the first line printed is the address to open.
+
+    Args:
+        run: A run folder.
+        port: Where to listen; 0: any port that is free.
+        host: Who may come in: 127.0.0.1 is this machine alone; any other needs a token.
+        token: What a browser must show to come in.
+    """
+    from monosemy.app.server import serve as start
+
+    start(run, port=port, host=host, token=token)
+
+
+def _signature(analysis: Callable[..., Any]) -> inspect.Signature:
+    """The analysis' own, with a run for its lab, and what is the same for all."""
+    hints = get_type_hints(analysis)
+    given = [each for each in inspect.signature(analysis).parameters.values() if each.name not in ("lab", *NOT_SAID)]
+    own = [
+        each.replace(kind=each.KEYWORD_ONLY, **_said(hints[each.name]))
+        for each in given
+        if each.kind is not each.VAR_KEYWORD
+    ]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [
+            inspect.Parameter("run", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Positional[Path]),
+            *own,
+            inspect.Parameter("member", keyword, default=None, annotation=int | None),
+            inspect.Parameter("out", keyword, default=None, annotation=Path | None),
+            inspect.Parameter("json", keyword, default=False, annotation=Annotated[bool, tyro.conf.arg(name="json")]),
+        ]
+    )
+
+
+def _said(hint: Any) -> Mapping[str, Any]:
+    """How a command line says an argument: prompts as text, settings flat with their own defaults."""
+    kinds = set(get_args(hint))
+    if set(get_args(Prompt)) <= kinds:
+        return {"annotation": str | None if type(None) in kinds else str}
+    if hint == Sequence[Prompt]:
+        return {"annotation": tuple[str, ...]}
+    settings = [kind for kind in kinds if getattr(kind, "__module__", "").startswith("monosemy.")]
+    if settings:
+        return {"annotation": settings[0], "default": inspect.Parameter.empty}
+    return {"annotation": hint}

@@ -1,0 +1,187 @@
+"""The pages of the six-hundred-features study: what S1 shows, in its order, from what was measured here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosemy.analysis.chart import figure_of
+from monosemy.analysis.feature import Feature
+from monosemy.analysis.mcs_table import mcs_table
+from monosemy.analysis.neuron_curves import neuron_curves
+from monosemy.analysis.result import Table, as_plain
+from monosemy.analysis.verdict import neuron_verdicts
+from monosemy.dictionaries.baselines import neuron_basis
+from monosemy.files import write_whole
+from monosemy.metrics.recovery import RECOVERED, mcs
+from monosemy.metrics.scores import Scores
+from monosemy.report.run import without_failed
+from monosemy.report.study import StudyPage
+from monosemy.runtime import generator_for
+from monosemy.studies.six_hundred import Kept, Stages
+from monosemy.studies.six_hundred_case import case_page, line_of
+
+NAV = {"index": "MCS", "table": "Table", "case": "Case study", "basis": "Neuron basis", "range": "Range and dead"}
+FIRST = 70  # features of S1's table
+BANDS = (0.95, 0.9, 0.8, 0.7, 0.5, 0.3)  # what features of each MCS look like
+SHOWN = ("feature", "mcs", "partner", "wide", "density", "max", "verdict", "meaningful", "example")
+
+
+def write_pages(stages: Stages, say: Callable[[str], None]) -> Path:
+    """Write all pages; the path of the first."""
+    say("MCS: each feature's largest cosine with the other seed's and with the wider dictionary's")
+    pair, wide, index = stages.pair, stages.wide, stages.index
+    found = stages.keep("mcs-table", lambda: mcs_table((pair, 0), [(pair, 1), (wide, 0)], index=index, lab=stages.lab))
+    say("the neurons: a verdict on every feature")
+    verdicts = stages.keep("neuron-verdicts", lambda: neuron_verdicts(stages.lab))
+    say("the neuron basis beside the fifty first features")
+    curves = stages.keep("neuron-curves", lambda: neuron_curves(stages.lab))
+    rows = ranked(found, verdicts)
+    table_page(stages, rows, found)
+    basis_page(stages, curves, verdicts)
+    range_page(stages, rows)
+    case_page(page_of(stages, "case", "One feature, every plot", ""), stages, rows, say)
+    return index_page(stages, found, rows)
+
+
+def page_of(stages: Stages, name: str, title: str, lead: str) -> StudyPage:
+    """One page of this study."""
+    return StudyPage(stages.out, name, title=title, lead=lead, nav=NAV)
+
+
+def ranked(found: Kept, verdicts: Kept) -> list[dict[str, Any]]:
+    """A row a feature, largest MCS to the other seed first; dead ones last."""
+    said = {entry["feature"]: entry["verdict"] for entry in verdicts.data["evidence"]}
+    rows = []
+    for row in found.data["rows"]:
+        seed, wide = row["matches"]
+        rows.append(
+            {"feature": row["feature"], "mcs": seed["mcs"], "partner": seed["nearest"], "wide": wide["mcs"]}
+            | {name: row[name] for name in ("density", "max", "dead", "meaningful", "example")}
+            | {"verdict": said.get(row["feature"])}
+        )
+    return sorted(rows, key=lambda row: (row["dead"], -row["mcs"]))
+
+
+def index_page(stages: Stages, found: Kept, rows: Sequence[dict[str, Any]]) -> Path:
+    """How alike two seeds' features are."""
+    page = page_of(
+        stages,
+        "index",
+        "Six hundred features",
+        f"S1 (July 2023) again, on {stages.model_name}, {stages.settings.site}: two dictionaries from different seeds, "
+        "and a third of twice the width.",
+    )
+    alive = [row for row in rows if not row["dead"]]
+    twice = [row for row in alive if row["mcs"] > RECOVERED]
+    share = found.data["meaningful_share_high"]
+    page.section(
+        "How many features are found twice",
+        f"MCS: a feature's largest cosine with any of the other dictionary. Of {len(rows):,} features "
+        f"{len(rows) - len(alive):,} fire nowhere in {stages.index.n_tokens:,} tokens (detection limit "
+        f"{stages.index.detection_limit:.1e}). A feature looks meaningful where its firings share their token or the "
+        "tokens before it more than those of 97.5 % of random directions do (docs/lab.md).",
+        found="More than 600 features with a high MCS, most of which had a plain meaning.",
+        measured=f"{len(twice):,} of {len(alive):,} living features have MCS > {RECOVERED:g}. Of those with MCS > "
+        f"{RECOVERED:g} to one of the two others {_percent(share)} look meaningful, of the rest "
+        f"{_percent(found.data['meaningful_share'])}.",
+    )
+    page.table(_counts(stages, found, alive), caption="Features beside directions that know nothing of features.")
+    for chart, caption in zip(found.charts, ("Distribution of MCS.", "Share that looks meaningful."), strict=True):
+        page.figure(figure_of(chart), chart.name, caption, as_plain(chart), stages.command)
+    scores = [Scores.open(stages.out / name) for name in ("scores", "scores-wide")]
+    page.section("The dictionaries", "Scores on held-out rows and tokens.")
+    columns = ("variant", "width", "l1", "k", "seed", "l0", "fvu", "dead", "ce_recovered", "mmcs_other_seed")
+    page.table([{name: row.get(name) for name in columns} for each in scores for row in without_failed(each.rows)])
+    return page.write()
+
+
+def _counts(stages: Stages, found: Kept, alive: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Features, neurons and random directions: how many have a twin in the other seed's dictionary."""
+    other_ND, controls = stages.pair.directions(1).float(), found.data["controls"]
+    wide = other_ND.shape[1]
+    chance_ND = torch.randn(other_ND.shape, generator=generator_for("six hundred"))
+    rows = [("features", torch.tensor([row["mcs"] for row in alive]), found.data["meaningful_share_high"])]
+    rows.append(("neurons", mcs(neuron_basis(wide).W_dec_ND, other_ND), controls["neurons"]))
+    rows.append(("random directions", mcs(chance_ND, other_ND), controls["random"]))
+    return [
+        {"directions": name, "count": len(mcs_N), "MCS > 0.9": int((mcs_N > RECOVERED).sum()),
+         "median MCS": float(mcs_N.median()), "look meaningful (share)": share}
+        for name, mcs_N, share in rows
+    ]  # fmt: skip
+
+
+def table_page(stages: Stages, rows: Sequence[dict[str, Any]], found: Kept) -> None:
+    """S1's table, and all of it as files."""
+    page = page_of(
+        stages,
+        "table",
+        f"The first {FIRST}",
+        "Sorted by MCS to the other seed. All features: table.csv in this folder.",
+    )
+    page.section("Features by MCS", "The example is the strongest one, its peak in «».")
+    page.table([{name: row[name] for name in SHOWN} for row in rows[:FIRST]])
+    write_whole(stages.out / "table.csv", Table(found.columns, found.rows).csv().encode())
+    page.write()
+
+
+def basis_page(stages: Stages, curves: Kept, verdicts: Kept) -> None:
+    """Do features say more than neurons?"""
+    page = page_of(stages, "basis", "Against the neuron basis", "Could single neurons have told the same?")
+    page.section(
+        "Neurons above thresholds",
+        "For each feature its top ten examples, and how many neurons are above t on all of them; beside an identity "
+        "dictionary (neurons), principal directions and random directions.",
+        found="S1 asks whether a feature nets us anything over the neuron basis.",
+        measured=_verdicts_in_words(verdicts),
+    )
+    for chart in curves.charts:
+        command = f"monosemy analyse neuron-curves {shlex.quote(str(stages.out))} --out curves"
+        page.figure(figure_of(chart), f"curves-{chart.name}", chart.title, as_plain(chart), command)
+    page.section("A verdict on each feature", "How well the best one, or the best few, neurons tell its code.")
+    for chart in verdicts.charts:
+        command = f"monosemy analyse verdicts {shlex.quote(str(stages.out))} --out verdicts"
+        page.figure(figure_of(chart), f"verdicts-{chart.name}", chart.title, as_plain(chart), command)
+    page.write()
+
+
+def _verdicts_in_words(verdicts: Kept) -> str:
+    said = [entry["verdict"] for entry in verdicts.data["evidence"]]
+    counts = {word: said.count(word) for word in dict.fromkeys(said)}
+    return "Of the features: " + ", ".join(f"{count:,} {word}" for word, count in sorted(counts.items())) + "."
+
+
+def range_page(stages: Stages, rows: Sequence[dict[str, Any]]) -> None:
+    """What features of every MCS look like, and the dead ones."""
+    page = page_of(stages, "range", "From high to low MCS", "The three features nearest below each MCS.")
+    alive = [row for row in rows if not row["dead"]]
+    for band in BANDS:
+        below = [row for row in alive if row["mcs"] <= band][:3]
+        page.section(f"MCS {band:g}", "" if below else "No living feature is below it.")
+        for row in below:
+            page.table(
+                [line_of(example) for example in stages.index.feature(row["feature"]).examples["top"][:3]],
+                caption=_caption(stages.index.feature(row["feature"]), row),
+            )
+    dead = [row for row in rows if row["dead"]]
+    tokens = f"{stages.index.n_tokens:,}"
+    page.section(
+        "The dead",
+        f"{len(dead):,} of {len(rows):,} features fire on none of {tokens} tokens; one that fires on fewer than one "
+        f"token in {tokens} cannot be told from a dead one.",
+    )
+    if dead:
+        page.table([{name: row[name] for name in ("feature", "mcs", "wide")} for row in dead[:20]])
+    page.write()
+
+
+def _caption(feature: Feature, row: dict[str, Any]) -> str:
+    return f"Feature {feature.id}: MCS {row['mcs']:.2f}, fires on {feature.density:.2%} of tokens, {row['verdict']}"
+
+
+def _percent(share: float | None) -> str:
+    return "none there are" if share is None else f"{share:.0%}"

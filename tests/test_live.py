@@ -1,0 +1,410 @@
+"""Live analyses over HTTP: asking, following, coming back, cancelling; each of them on a real model, and as Python."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import httpx
+import pytest
+import torch
+import uvicorn
+from conftest import shared
+from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dictionary
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from monosemy.analysis.chart import Bars, Chart
+from monosemy.analysis.index import features
+from monosemy.analysis.lab import Lab
+from monosemy.analysis.result import Result, Table
+from monosemy.app import live, pages
+from monosemy.app.analyses import ANALYSES, COMMON, Analysis
+from monosemy.app.job import JobLimits
+from monosemy.app.jobs import Jobs
+from monosemy.app.parameters import LONGEST_TEXT, MOST_TOKENS, Choice, Parameter, Real, Text, Whole, checked_values
+from monosemy.app.state import Grid, NotFound, State
+from monosemy.data.tokens import tokenize
+from monosemy.dictionaries.relu import ReluDictionary
+from monosemy.dictionaries.store import DictionaryStore
+from monosemy.models.language_model import LanguageModel
+from monosemy.runtime import Progress, UsageError
+
+WIDTH = 12
+
+
+@dataclass(frozen=True)
+class Counted(Result):
+    """What the slow analysis gives."""
+
+    name: ClassVar[str] = "counted"
+    feature: int
+    steps: int
+    tokens: list[str]
+
+    def table(self) -> Table:
+        return Table(["step", "token"], [[step, "=1+1"] for step in range(self.steps)])
+
+    def charts(self) -> list[Chart]:
+        return [Chart("steps", "Steps", "token", "steps", [Bars(self.tokens, [1.0, float("nan")])])]
+
+
+class Fake:
+    """An analysis that counts its runs and goes on until it is let go; it stands for the real ones."""
+
+    __name__ = "fake"
+
+    def __init__(self) -> None:
+        self.runs = self.steps = 0
+        self.go = threading.Event()
+
+    def __call__(self, lab: Lab, feature: int, prompt: str, *, each: Any, fail: int = 0) -> Counted:
+        self.runs += 1
+        if fail:
+            raise ZeroDivisionError("by nothing")
+        tokens = lab.texts.sequence(lab.ids(prompt))[:2]
+        with Progress("slow", 1000) as bar:
+            while not self.go.wait(0.01):
+                self.steps += 1
+                bar.advance()
+                each(Counted(feature, self.steps, tokens))
+        return Counted(feature, 150, tokens)
+
+
+class SmallModel(TableModel):
+    """The table with what a lab asks of a model besides."""
+
+    max_context: int | None = None
+    vocab_size = 258
+
+
+class FakeState:
+    """A run with one lab."""
+
+    def __init__(self, folder: Path) -> None:
+        store = token_store(folder, [60, 9], context=8)
+        made = DictionaryStore.open(grid(folder / "dictionaries", [whole_number_dictionary(WIDTH)]))
+        self.here = Grid("dictionaries", made.artifact, [{"member": 0}], None, "")
+        self.made = Lab(cast(LanguageModel, SmallModel()), made.dictionary(0, torch.device("cpu")), SITE, store)
+
+    def grid(self, name: str | None = None) -> Grid:
+        if name != "dictionaries":
+            raise NotFound(f"`grid` (={name!r}) must be one of dictionaries")
+        return self.here
+
+    def lab(self, dictionaries: str, member: int) -> Lab:
+        return self.made
+
+
+ASKED = {"dictionaries": "dictionaries", "member": 0, "feature": 3, "prompt": "ab"}
+
+
+@dataclass
+class World:
+    client: TestClient
+    fake: Fake
+    jobs: Jobs
+    app: Starlette
+
+    def ask(self, **changes: Any) -> httpx.Response:
+        return cast(httpx.Response, self.client.post("/api/live/fake", json={**ASKED, **changes}))
+
+    def end(self, job: str) -> dict[str, Any]:
+        end = time.monotonic() + 20
+        while (found := self.client.get(f"/api/jobs/{job}").json())["state"] not in ("done", "failed", "cancelled"):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return cast(dict[str, Any], found)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    fake, jobs, state = Fake(), Jobs(JobLimits(waiting=1, report_s=0.0)), FakeState(tmp_path)
+    fail = Whole("whether it fails", 0, 1, 0)
+    analyses = {"fake": Analysis("Fake", "counts", fake, {"prompt": Text("a text"), "fail": fail}, streams=True)}
+    app = Starlette(routes=live.routes(state, jobs, analyses), exception_handlers=pages.errors(cast(State, state)))
+    fake.__module__ = "nowhere"
+    yield World(TestClient(app), fake, jobs, app)
+    jobs.close()
+
+
+def test_an_analysis_is_asked_for_followed_and_taken_away(world: World) -> None:
+    answer = world.ask()
+    assert answer.status_code == 202
+    job = answer.json()["job"]
+    assert world.ask().json()["job"] == job  # joined
+    assert world.ask(feature=4).json()["job"] != job
+    assert world.client.get(f"/api/jobs/{job}/table.csv").status_code == 404
+    world.fake.go.set()
+    found = world.end(job)
+    assert found["state"] == "done"
+    done = found["done"]
+    assert done["facts"] == {"feature": 3, "steps": 150}
+    assert done["charts"][0]["marks"][0]["values"] == [1.0, None]
+    assert done["table"]["total"] == 150
+    assert len(done["table"]["rows"]) == 100
+    assert "from nowhere import fake" in done["python"]
+    file = world.client.get(f"/api/jobs/{job}/table.csv")
+    assert file.headers["content-disposition"].startswith("attachment")
+    assert file.text.splitlines()[:2] == ["step,token", "0,'=1+1"]
+    assert len(file.text.splitlines()) == 151
+
+
+def test_partial_results_are_shown_without_their_table(world: World) -> None:
+    job = world.ask().json()["job"]
+    end = time.monotonic() + 5
+    while "partial" not in (found := world.client.get(f"/api/jobs/{job}").json()):
+        assert time.monotonic() < end
+    assert found["state"] == "running"
+    assert found["partial"]["facts"]["steps"] >= 1
+    assert found["partial"]["table"] is None
+    assert {"label", "done", "total", "left_s"} == found["progress"].keys()
+
+
+def test_cancelling_over_http_takes_effect_within_a_second(world: World) -> None:
+    job = world.ask().json()["job"]
+    while not world.fake.steps:
+        time.sleep(0.005)
+    began = time.monotonic()
+    assert world.client.delete(f"/api/jobs/{job}").status_code == 200
+    assert world.end(job)["state"] == "cancelled"
+    assert time.monotonic() - began < 1
+    assert world.ask().json()["state"] == "waiting"  # asked for again, it starts again
+
+
+def test_a_full_queue_is_503_and_says_when_to_come_back(world: World) -> None:
+    world.ask()
+    while not world.fake.steps:
+        time.sleep(0.005)
+    assert world.ask(feature=4).status_code == 202
+    answer = world.ask(feature=5)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert "wait already" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ({"feature": -1}, 400, "`feature` (=-1) must be a whole number"),
+        ({"feature": True}, 400, "whole number"),
+        ({"feature": "3"}, 400, "whole number"),
+        ({"prompt": ""}, 400, "not empty"),
+        ({"prompt": "x" * (LONGEST_TEXT + 1)}, 400, "characters"),
+        ({"prompt": ["a"]}, 400, "must be a text"),
+        ({"prompt": "\ud800"}, 400, "surrogate"),
+        ({"where": "up"}, 400, "unknown `where`"),
+        ({"dictionaries": "../../etc"}, 404, "must be one of dictionaries"),
+        ({"member": 7}, 404, "`member` (=7)"),
+    ],
+)
+def test_wrong_requests_are_refused_before_anything_runs(
+    world: World, changes: dict[str, Any], status: int, said: str
+) -> None:
+    body = json.dumps({**ASKED, **changes}).encode()
+    answer = world.client.post("/api/live/fake", content=body)
+    assert answer.status_code == status
+    assert said in answer.json()["error"]
+    assert world.fake.runs == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_object_is_refused(world: World, body: bytes) -> None:
+    answer = world.client.post("/api/live/fake", content=body)
+    assert answer.status_code == 400
+    assert "JSON" in answer.json()["error"]
+
+
+def test_errors_inside_a_job_are_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    unknown = world.end(world.ask(feature=WIDTH).json()["job"])
+    assert (unknown["state"], unknown["failed"]["text"]) == ("failed", "`feature` (=12) must be from 0 to 11")
+    long = world.end(world.ask(prompt="a" * (MOST_TOKENS + 1)).json()["job"])
+    assert f"{MOST_TOKENS + 1} tokens" in long["failed"]["text"]
+    assert world.fake.runs == 0
+    broken = world.end(world.ask(fail=1).json()["job"])
+    assert "ZeroDivisionError: by nothing" in broken["failed"]["text"]
+    assert "Traceback" in caplog.text
+
+
+def test_unknown_jobs_and_analyses_are_404(world: World) -> None:
+    for path in ("/api/jobs/x", "/api/jobs/x/events", "/api/jobs/x/table.csv"):
+        assert world.client.get(path).status_code == 404
+    assert world.client.delete("/api/jobs/x").status_code == 404
+    assert world.client.post("/api/live/other", json=ASKED).status_code == 404
+
+
+def test_the_offer_names_every_analysis_with_bounds(world: World) -> None:
+    offer = world.client.get("/api/live").json()
+    assert offer["fake"]["parameters"]["fail"] == {
+        "help": "whether it fails", "low": 0, "high": 1, "default": 0, "kind": "whole",
+    }  # fmt: skip
+
+
+def test_parameters_are_checked() -> None:
+    numbers: dict[str, Parameter] = {"n": Whole("n", 1, 5, 2), "x": Real("x", -1, 1, 0.5)}
+    parameters: dict[str, Parameter] = {**numbers, "c": Choice("c", ("a", "b"), "a"), "t": Text("t")}
+    assert checked_values(parameters, {"t": "u"}) == {"n": 2, "x": 0.5, "c": "a", "t": "u"}
+    assert checked_values(parameters, {"t": "u", "x": 1, "c": "b"})["x"] == 1.0
+    with pytest.raises(UsageError, match="`t` is missing"):
+        checked_values(parameters, {})
+    wrong = {"n": (6, 0, 1.0, True), "x": (float("nan"), "1", 2, True), "c": ("z", ["a"]), "t": (3, None)}
+    for name, value in ((name, value) for name, values in wrong.items() for value in values):
+        with pytest.raises(UsageError, match=f"`{name}`"):
+            checked_values(parameters, {"t": "u", name: value})
+
+
+@contextmanager
+def served(app: Starlette) -> Iterator[str]:
+    """A real server on a free port, for streams that a test client would wait out."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def events(stream: httpx.Response, count: int | None = None) -> list[tuple[int, str, dict[str, Any]]]:
+    """The first `count` events of a stream, or all until it ends."""
+    found = []
+    fields: dict[str, str] = {}
+    for line in stream.iter_lines():
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif "event" in fields:
+            found.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
+            fields = {}
+            if len(found) == count:
+                break
+    return found
+
+
+def test_who_comes_back_goes_on_from_the_last_event_and_two_may_listen(world: World) -> None:
+    with served(world.app) as address, httpx.Client(base_url=address, timeout=10) as client:
+        path = f"/api/jobs/{client.post('/api/live/fake', json=ASKED).json()['job']}/events"
+        with client.stream("GET", path) as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            assert stream.headers["cache-control"] == "no-store"
+            first = events(stream, 6)
+        numbers = [number for number, _, _ in first]
+        assert numbers == sorted(set(numbers))
+        assert {kind for _, kind, _ in first} == {"progress", "partial"}
+        seen = {"last-event-id": str(numbers[-1])}
+        with client.stream("GET", path) as other, client.stream("GET", path, headers=seen) as again:
+            world.fake.go.set()
+            rest, all_of_it = events(again), events(other)
+        assert rest[0][0] > numbers[-1]
+        assert rest[-1][1] == all_of_it[-1][1] == "done"
+        assert rest[-1][2]["facts"]["steps"] == 150
+        assert [kind for _, kind, _ in rest].count("done") == 1
+        over = client.get(path, headers={"last-event-id": str(rest[-1][0])})
+        assert over.status_code == 204  # which ends a browser's asking
+        assert [kind for _, kind, _ in events_of(client.get(path))] == ["done"]  # a reload after the end
+        assert [kind for _, kind, _ in events_of(client.get(path, headers={"last-event-id": "x"}))] == ["done"]
+
+
+def events_of(answer: httpx.Response) -> list[tuple[int, str, dict[str, Any]]]:
+    return events(httpx.Response(200, content=answer.content))
+
+
+def test_a_listener_that_leaves_is_noticed(world: World) -> None:
+    with served(world.app) as address, httpx.Client(base_url=address, timeout=10) as client:
+        job = client.post("/api/live/fake", json=ASKED).json()["job"]
+        with client.stream("GET", f"/api/jobs/{job}/events") as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("retry:")
+            assert world.jobs.get(job).listeners == 1
+        end = time.monotonic() + 5
+        while world.jobs.get(job).listeners:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+# The real analyses, on a real model.
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    model = shared("models/stories260K")
+    folder = tmp_path_factory.mktemp("live")
+    told = [f"Once upon a time, {name} had a dog. The dog was big and red." for name in ("Lily", "Tom", "Mia") * 40]
+    (folder / "text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in told))
+    run = folder / "run"
+    store = tokenize(str(folder / "text.jsonl"), out=run / "tokens", tokenizer=str(model), context=32)
+    network = LanguageModel.load(model, "cpu")
+    site = "layers.2.mlp_act"
+    generator = torch.Generator().manual_seed(0)
+    width = network.width_of(site)
+    W_ND = torch.nn.functional.normalize(torch.randn(32, width, generator=generator), dim=1)
+    dictionary = ReluDictionary({"W_enc": W_ND, "b_enc": torch.zeros(32), "W_dec": W_ND.clone()})
+    made = grid(run / "dictionaries", [dictionary], site)
+    features(made, member=0, model=network, tokens=store, out=run / "features", top=4)
+    state, jobs = State(run), Jobs()
+    app = Starlette(routes=live.routes(state, jobs), exception_handlers=pages.errors(state))
+    yield TestClient(app)
+    jobs.close()
+
+
+REAL = {"dictionaries": "dictionaries", "member": 0, "feature": 5}
+QUICK: dict[str, dict[str, Any]] = {
+    "replace": {"position": 2},
+    "append": {"plausible": 0.001},
+    "steer": {"new_tokens": 5, "how": "clamp", "strength": 2},
+    "ablation-examples": {"examples": 2},
+    "neurons": {"max_tokens": 10_000},
+}
+HOSTILE = 'Once """ + \'x\' \\ {0}\n</script> é'
+
+
+@pytest.mark.parametrize("name", sorted(ANALYSES))
+def test_each_analysis_runs_and_its_python_gives_the_same(real: TestClient, name: str, tmp_path: Path) -> None:
+    request = {**REAL, **QUICK.get(name, {})}
+    if "prompt" in ANALYSES[name].parameters:
+        request["prompt"] = HOSTILE
+    job = real.post(f"/api/live/{name}", json=request).json()["job"]
+    end = time.monotonic() + 60
+    while (found := real.get(f"/api/jobs/{job}").json())["state"] in ("waiting", "running"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert found["state"] == "done", found
+    done = found["done"]
+    assert done["charts"]
+    assert done["table"]["rows"]
+    strips = done["strips"]
+    assert all(len(strip["tokens"]) == len(strip["values"]) for strip in strips)
+    assert bool(strips) == (name in ("activations", "steer", "ablation", "ablation-examples"))
+    csv = real.get(f"/api/jobs/{job}/table.csv").text
+    if name == "context":  # one in a process of its own: nothing that is open here helps it
+        command = [sys.executable, "-c", done["python"]]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        printed = ran.stdout
+        assert list(tmp_path.iterdir()) == []
+    else:
+        printed = in_this_process(done["python"])
+    assert printed.splitlines()[:-1] == csv.splitlines()  # and the line end that print adds
+
+
+def in_this_process(source: str) -> str:
+    out = io.StringIO()
+    with redirect_stdout(out):
+        exec(compile(source, "<copied>", "exec"), {})
+    return out.getvalue()
+
+
+def test_no_parameter_is_called_like_what_every_request_has() -> None:
+    for analysis in ANALYSES.values():
+        assert not COMMON.keys() & analysis.parameters.keys()

@@ -1,0 +1,263 @@
+"""The MCS table, its spreadsheet read back by hand, and the rule for what looks meaningful, against brute force."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from itertools import combinations
+from pathlib import Path
+from typing import Any, cast
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dictionary
+from scipy.optimize import linear_sum_assignment
+
+from monosemy.analysis import meaning
+from monosemy.analysis.feature import FeatureIndex
+from monosemy.analysis.index import features
+from monosemy.analysis.lab import Batch, Lab
+from monosemy.analysis.mcs_table import McsTable, mcs_table
+from monosemy.analysis.meaning import Bar, Place, agreement
+from monosemy.analysis.result import Table
+from monosemy.analysis.spreadsheet import xlsx
+from monosemy.dictionaries.store import DictionaryStore
+from monosemy.models.language_model import LanguageModel
+from monosemy.runtime import UsageError
+
+MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DictionaryStore, FeatureIndex, Lab]:
+    """A grid of three dictionaries, the index of the first, and its lab."""
+    folder = tmp_path_factory.mktemp("made")
+    store = token_store(folder, [40] * 12, context=16)
+    sides = [whole_number_dictionary(9, 0), whole_number_dictionary(14, 1), whole_number_dictionary(5, 2)]
+    opened = DictionaryStore.open(grid(folder / "grid", sides))
+    model = cast(LanguageModel, TableModel())
+    index = features(opened, member=0, model=model, tokens=store, out=folder / "features", before=8, after=2)
+    return opened, index, Lab(model, sides[0], SITE, store, index=index)
+
+
+def read_back(file: bytes) -> tuple[list[list[Any]], ElementTree.Element]:
+    """The cells of the first sheet, missing ones as None, and the sheet itself."""
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        assert archive.testzip() is None
+        roots = {name: ElementTree.fromstring(archive.read(name)) for name in archive.namelist()}
+    sheet = roots["xl/worksheets/sheet1.xml"]
+    rows = []
+    for row in sheet.iter(f"{MAIN}row"):
+        cells: dict[int, Any] = {}
+        for cell in row:
+            column = 0
+            for letter in cell.attrib["r"].rstrip("0123456789"):
+                column = 26 * column + ord(letter) - 64
+            assert cell.attrib["r"].endswith(row.attrib["r"])
+            kind = cell.attrib.get("t", "n")
+            if kind == "inlineStr":
+                cells[column] = cell.findtext(f"{MAIN}is/{MAIN}t")
+            else:
+                value = float(cell.findtext(f"{MAIN}v") or "nan")
+                cells[column] = bool(value) if kind == "b" else value
+        rows.append([cells.get(column) for column in range(1, max(cells, default=0) + 1)])
+    return rows, sheet
+
+
+def test_a_spreadsheet_holds_the_table() -> None:
+    hard = ["=1+1", "<script>&amp;", " two  blanks ", "line\nend\ttab", "日本 🙂 ‏عربي", "_x0041_", "+", "@x", "a\rb"]
+    rows: list[list[Any]] = [
+        [1, 0.1, True, hard[0]],
+        [-2, 1e-300, False, hard[1]],
+        [None, math.nan, None, "\x00\x0b\ud800"],
+    ]
+    rows += [[1, math.inf, True, text] for text in hard]
+    found, sheet = read_back(xlsx(Table(("n", "x", "is", "text"), rows), 'a "b" & c'))
+    assert found[0] == ["n", "x", "is", "text"]
+    assert found[1] == [1.0, 0.1, True, "=1+1"]
+    assert found[2] == [-2.0, 1e-300, False, "<script>&amp;"]
+    assert found[3] == [None, None, None, "\ufffd\ufffd\ufffd"]
+    for row, text in zip(found[4:], hard, strict=True):
+        assert row[:3] == [1.0, None, True]
+        assert row[3] == text.replace("_x0041_", "_x005F_x0041_")  # how the format writes that text
+    assert not list(sheet.iter(f"{MAIN}f"))  # no formula
+    (pane,) = sheet.iter(f"{MAIN}pane")
+    assert (pane.attrib["ySplit"], pane.attrib["state"]) == ("1", "frozen")
+    (sorting,) = sheet.iter(f"{MAIN}autoFilter")
+    assert sorting.attrib["ref"] == f"A1:D{len(rows) + 1}"
+
+
+def test_a_spreadsheet_has_the_parts_that_name_each_other() -> None:
+    file = xlsx(Table(tuple(f"c{i}" for i in range(60)), [list(range(60)), ["x" * 40_000] + [None] * 59]), "s")
+    rows, sheet = read_back(file)
+    assert rows[1] == [float(i) for i in range(60)]
+    assert len(rows[2][0]) == 32_767
+    assert [cell.attrib["r"] for cell in sheet.iter(f"{MAIN}c")][25:28] == ["Z1", "AA1", "AB1"]
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        names = set(archive.namelist())
+        types = ElementTree.fromstring(archive.read("[Content_Types].xml"))
+        told = {each.attrib["PartName"].lstrip("/") for each in types if "PartName" in each.attrib}
+        (workbook,) = ElementTree.fromstring(archive.read("_rels/.rels"))
+        (first,) = ElementTree.fromstring(archive.read("xl/_rels/workbook.xml.rels"))
+        (listed,) = ElementTree.fromstring(archive.read("xl/workbook.xml")).iter(f"{MAIN}sheet")
+    assert told == {name for name in names if name.endswith(".xml") and "Types" not in name}
+    assert workbook.attrib["Target"] in names
+    assert f"xl/{first.attrib['Target']}" in names
+    assert first.attrib["Id"] in listed.attrib.values()
+    assert xlsx(Table(("a",), [[1]]), "s") == xlsx(Table(("a",), [[1]]), "s")
+
+
+def test_an_empty_table_is_a_header() -> None:
+    rows, _ = read_back(xlsx(Table(("a", "b"), []), "s"))
+    assert rows == [["a", "b"]]
+
+
+def test_the_table_equals_brute_force(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:
+    opened, index, _ = made
+    found = mcs_table((opened, 0), [(opened, 1), (opened, 2)], index=index)
+    unit = [torch.nn.functional.normalize(opened.directions(member), dim=1) for member in range(3)]
+    table = index.table()
+    for number, other in enumerate(unit[1:]):
+        cosines = unit[0] @ other.T
+        rows, columns = linear_sum_assignment(-cosines.numpy())
+        partner = dict(zip(rows.tolist(), columns.tolist(), strict=True))
+        for feature, row in enumerate(found.rows):
+            match = row.matches[number]
+            assert match.mcs == pytest.approx(float(cosines[feature].max()), abs=1e-6)
+            assert match.nearest == int(cosines[feature].argmax())
+            assert match.partner == partner.get(feature)
+            if match.partner is None:
+                assert match.one_to_one is None
+            else:
+                assert match.one_to_one == pytest.approx(float(cosines[feature, match.partner]), abs=1e-6)
+    assert sum(row.matches[1].partner is None for row in found.rows) == 4  # nine features, five to pair with
+    for feature, row in enumerate(found.rows):
+        told = table[feature]
+        assert (row.dead, row.density, row.max) == (bool(told["dead"]), told["density"], told["max"])
+        top = index.feature(feature).examples["top"]
+        assert (row.example is None) == (not top)
+        if top and row.example is not None:
+            assert f"«{top[0].tokens[top[0].peak]}»" in row.example
+            assert row.example.replace("«", "").replace("»", "") == "".join(top[0].tokens).strip()
+    assert found.rows[0].dead is True
+    assert {row.meaningful for row in found.rows} == {None}  # a lab is needed for that
+
+
+def test_shares_count_living_features_on_either_side_of_low(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:
+    opened, index, lab = made
+    values = sorted(max(m.mcs for m in row.matches) for row in mcs_table((opened, 0), [(opened, 1)]).rows)
+    found = mcs_table((opened, 0), [(opened, 1)], lab=lab, low=values[4])
+    living = [row for row in found.rows if not row.dead]
+    low = [row.meaningful for row in living if row.matches[0].mcs <= values[4]]
+    high = [row.meaningful for row in living if row.matches[0].mcs > values[4]]
+    assert found.n_low == len(low)
+    assert found.meaningful_share == sum(map(bool, low)) / len(low)
+    assert found.meaningful_share_high == sum(map(bool, high)) / len(high)
+    assert found.controls is not None
+    assert found.rows[0].meaningful is False  # dead
+    bare = mcs_table((opened, 0), [(opened, 1)])
+    assert {bare.meaningful_share, bare.meaningful_share_high, bare.controls} == {None}
+    assert bare.rows[0].dead is None
+    assert bare.rows[0].example is None
+    assert mcs_table((opened, 0), [(opened, 1)], index=index, lab=lab, low=-2).meaningful_share is None
+
+
+def test_it_sorts_saves_and_opens_as_a_spreadsheet(
+    made: tuple[DictionaryStore, FeatureIndex, Lab], tmp_path: Path
+) -> None:
+    opened, index, _ = made
+    found: McsTable = mcs_table((opened, 0), [(opened, 2)], index=index)
+    ordered = [row[1] for row in found.sorted_by("mcs").rows]
+    assert ordered == sorted(ordered, reverse=True)
+    partners = [row[4] for row in found.sorted_by("partner", descending=False).rows]
+    assert partners == [0, 1, 2, 3, 4, None, None, None, None]
+    with pytest.raises(UsageError, match="`column`"):
+        found.sorted_by("size")
+    names = {path.name for path in found.save(tmp_path).iterdir()}
+    assert names >= {"mcs-table.csv", "mcs-table.xlsx", "mcs-table.json", "mcs-table-distribution.svg"}
+    rows, _ = read_back((tmp_path / "mcs-table.xlsx").read_bytes())
+    assert rows[0] == list(found.table().columns)
+    assert [row[1] for row in rows[1:]] == ordered
+    mark: Any = found.charts()[0].marks[0]
+    assert sum(mark.counts) == 9
+
+
+def test_what_does_not_fit_is_refused(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:
+    opened, index, _ = made
+    with pytest.raises(UsageError, match="`others` is empty"):
+        mcs_table((opened, 0), [])
+    with pytest.raises(UsageError, match="index of 9 features"):
+        mcs_table((opened, 1), [(opened, 0)], index=index)
+
+
+# ---- what looks meaningful --------------------------------------------------------------------------------------
+
+
+def places_of(*firings: tuple[str, str]) -> list[Place]:
+    """Firings as "token" after "context letters", each in its own document."""
+    return [Place(peak, tuple(context), str(number)) for number, (peak, context) in enumerate(firings)]
+
+
+def test_agreement_equals_brute_force() -> None:
+    places = places_of(("a", "xy"), ("a", "yz"), ("b", "xyy"), ("a", ""))
+    pairs = list(combinations(places, 2))
+    overlap = [len(set(p.context) & set(q.context)) / max(1, len(set(p.context) | set(q.context))) for p, q in pairs]
+    peaks, contexts = agreement(places)
+    assert peaks == sum(p.peak == q.peak for p, q in pairs) / 6 == 0.5
+    assert contexts == pytest.approx(sum(overlap) / 6)
+    assert agreement(places[:1]) == agreement([]) == (0, 0)
+
+
+def test_random_firings_rarely_pass_and_agreeing_ones_do() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(65, 85, (800, meaning.EXAMPLES, 9), generator=generator)
+    random = [places_of(*((chr(row[0]), "".join(map(chr, row[1:]))) for row in own)) for own in drawn.tolist()]
+    bar = Bar(random[:400])
+    for count in (5, 15):
+        passed = [bar.meaningful(own[:count]) for own in random[400:]]
+        assert 0 < sum(passed) / len(passed) < 2.5 * meaning.CHANCE
+        reached = sorted((agreement(own[:count])[0] for own in random[:400]), reverse=True)
+        assert bar.limits(count)[0] == reached[int(400 * meaning.CHANCE / 2)]
+    one_token = [Place("the", place.context, place.document) for place in random[0]]
+    one_context = [Place(place.peak, ("once", "upon"), place.document) for place in random[0]]
+    assert bar.meaningful(one_token)
+    assert bar.meaningful(one_context)
+    assert not bar.meaningful([Place("the", place.context, "one document") for place in random[0]])
+    assert not bar.meaningful([])
+    assert not Bar([]).meaningful(one_token)  # nothing to hold it against
+
+
+def test_features_are_held_against_the_bar_and_places_are_read_right(
+    made: tuple[DictionaryStore, FeatureIndex, Lab],
+) -> None:
+    _, index, lab = made
+    bar, held = meaning.controls(lab, index)
+    assert len(bar.of_random) == meaning.CONTROLS
+    assert 0 <= held.random < 0.2
+    assert 0 <= held.neurons <= 1
+    for number, look in enumerate(meaning.looks_of(index, bar)):
+        sample, top = (index.feature(number).examples[group] for group in ("quantile", "top"))
+        places = [meaning._place(example) for example in sample]
+        assert look.meaningful == bar.meaningful(places)
+        for example, place in zip(sample, places, strict=True):
+            assert place.context == tuple(example.tokens[max(0, example.peak - 8) : example.peak])
+            stored = meaning._stored(lab, example.offset, 0)
+            assert (stored.peak, stored.context) == (place.peak, place.context)
+        assert (look.example is None) == (not top)
+
+
+def test_controls_fire_as_often_as_features(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:
+    """Against every code of the corpus: the places are firings of the direction at this density."""
+    _, _, lab = made
+    rows = lab.tokens.batch(torch.arange(lab.tokens.n_rows))
+    x_XD = lab.x(Batch(rows.ids_BC, rows.mask_BC))[rows.mask_BC]
+    W_ND = torch.randn(4, x_XD.shape[1], generator=torch.Generator().manual_seed(1))
+    found = meaning._firings(lab, W_ND, x_XD, 0.1)
+    for along_X, places in zip(W_ND @ x_XD.T, found, strict=True):
+        threshold = along_X.sort(descending=True).values[int(0.1 * len(along_X))]
+        fires = (along_X > threshold).nonzero().flatten().tolist()
+        assert len(places) == min(len(fires), meaning.EXAMPLES) > 5
+        tokens = rows.ids_BC[rows.mask_BC]
+        assert {place.peak for place in places} <= {lab.texts.of(int(tokens[place])) for place in fires}
