@@ -29,7 +29,7 @@ demo: setup
 	$(BIN)/monosemy demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # Debian's Chromium and its driver; as root they are installed where they are missing.
 CHROMIUM := chromium chromium-driver

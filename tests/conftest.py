@@ -12,6 +12,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; a nam
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported: GPU kernels run in numpy
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # `make test` runs as many workers as there are cores: they share them fairly
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # of processes that tests start
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -36,6 +36,7 @@ from monosemy.models.language_model import LanguageModel
 from monosemy.models.pretrain import pretrain
 from monosemy.runtime import UsageError
 from monosemy.studies.measure import measured
+from monosemy.training.settings import takers
 from monosemy.training.sweep import train
 
 OWN_STEPS, OWN_VOCABULARY = 1200, 4096  # of the small GPT that stands in where no model is named
@@ -54,8 +55,8 @@ class SixHundredSettings:
     """Where in the model."""
     width: int | None = None
     """Features of the two dictionaries; the third has twice as many (default: twice the site's width)."""
-    l1: float | None = None
-    """L1 coefficient (default: the kind's usual one)."""
+    l1: float | None = 0.2
+    """L1 coefficient: above relu's usual 0.06, for features that fire seldom; not for kinds that have none."""
     variant: str = "relu"
     """Kind of dictionary; S1's is relu."""
     steps: int | None = None
@@ -169,7 +170,7 @@ def made(out: Path, settings: SixHundredSettings, say: Callable[[str], None]) ->
     activations = harvest(model, tokens, site=settings.site, max_tokens=settings.max_tokens, out=out / "activations")
     width = settings.width or 2 * activations.d_in
     dials: dict[str, Any] = {"variant": settings.variant, "steps": settings.steps}
-    if settings.l1 is not None:
+    if settings.l1 is not None and settings.variant in takers("l1"):
         dials["l1"] = settings.l1
     say(f"two dictionaries of {width:,} features, then one of {2 * width:,}")
     pair = train(activations, width=width, seed=(0, 1), out=out / "dictionaries", **dials)

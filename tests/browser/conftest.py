@@ -1,21 +1,30 @@
-"""A headless Chromium, a served run, and screenshots of what was seen.
+"""A headless Chromium, two served runs, and screenshots of what was seen.
 
-Chromium and its driver are Debian's (`make test-browser` installs them); nothing is fetched from a network.
+Chromium and its driver are Debian's (`make test-browser` installs them); nothing is fetched from a network. One browser
+serves all tests, each in windows of its own with nothing stored; after each, its console must be without errors and
+every address that it asked for the server's own.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from app_run import app_run
 from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from serving import Server
 
 SCREENSHOTS = Path(__file__).parents[2] / "test-artifacts" / "screenshots"
+TALLEST = 4000  # pixels of a screenshot
 ARGUMENTS = (
     "--headless",
     "--disable-gpu",
@@ -25,10 +34,11 @@ ARGUMENTS = (
     "--no-first-run",
     "--window-size=1280,900",
 )
+BUILDER = Path(__file__).parents[1] / "lab_run.py"
 
 
 def new_browser(*arguments: str) -> Chrome:
-    """A headless Chromium whose console is kept."""
+    """A headless Chromium whose console and requests are kept."""
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.fail("chromium and chromedriver are needed: run `make test-browser`")
@@ -38,25 +48,92 @@ def new_browser(*arguments: str) -> Chrome:
         options.add_argument(argument)
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium refuses to run as root with it
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     return Chrome(options=options, service=Service(driver))
 
 
-@pytest.fixture
-def browser() -> Iterator[Chrome]:
-    """A browser; the test fails if a page logged an error."""
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chrome]:
     found = new_browser()
     try:
         yield found
-        severe = [entry["message"] for entry in found.get_log("browser") if entry["level"] == "SEVERE"]
-        assert not severe, severe
     finally:
         found.quit()
 
 
+@pytest.fixture
+def browser(chromium: Chrome) -> Iterator[Chrome]:
+    """A new window of a browser that remembers nothing; the test fails if a page logged an error, or asked elsewhere."""
+    first = chromium.current_window_handle
+    chromium.switch_to.new_window("window")
+    chromium.execute_cdp_cmd("Page.enable", {})
+    chromium.set_window_size(1280, 900)
+    try:
+        yield chromium
+        severe = [entry["message"] for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not severe, severe
+        asked = requests(chromium)
+        assert asked
+        assert all(address.startswith(("http://127.0.0.1:", "data:", "blob:")) for address in asked), asked
+    finally:
+        for window in chromium.window_handles:
+            if window != first:
+                chromium.switch_to.window(window)
+                origin = chromium.execute_script("return location.origin")
+                chromium.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+                chromium.close()
+        chromium.switch_to.window(first)
+        chromium.get_log("browser")
+        chromium.get_log("performance")
+
+
+def requests(browser: Chrome) -> set[str]:
+    """Every address that the browser asked for since the last call."""
+    found = set()
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            found.add(message["params"]["request"]["url"])
+    return found
+
+
+def forgive(browser: Chrome, *expected: str) -> None:
+    """Take the console's errors so far, each of which must hold one of these texts."""
+    for entry in browser.get_log("browser"):
+        assert entry["level"] != "SEVERE" or any(text in entry["message"] for text in expected), entry["message"]
+
+
+@pytest.fixture(scope="session")
+def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a real model, for live analyses; the tests that need it are skipped where the model is absent."""
+    folder = tmp_path_factory.mktemp("lab")
+    made = subprocess.run([sys.executable, str(BUILDER), str(folder)], capture_output=True, text=True)
+    if "Skipped" in made.stderr:
+        pytest.skip(made.stderr.strip().splitlines()[-1])
+    assert made.returncode == 0, made.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def lab(lab_folder: Path) -> Iterator[Server]:
+    """The server of that run."""
+    with Server(lab_folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server of a run whose every text attacks the page; its model is gone."""
+    with Server(app_run(tmp_path_factory.mktemp("hostile"))) as server:
+        yield server
+
+
 def screenshot(browser: Chrome, name: str) -> Path:
-    """Keep what the browser shows, as `test-artifacts/screenshots/NAME.png`."""
+    """Keep the whole page as the browser shows it, as `test-artifacts/screenshots/NAME.png`."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     path = SCREENSHOTS / f"{name}.png"
-    browser.save_screenshot(str(path))
+    size = browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], TALLEST), "scale": 1}
+    seen = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    path.write_bytes(base64.b64decode(seen["data"]))
     return path
