@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from monosemy.analysis.neighbours import nearest_features
     from monosemy.analysis.neuron_curves import neuron_curves
     from monosemy.analysis.neurons import neuron_comparison
+    from monosemy.analysis.pairs import feature_pairs
     from monosemy.analysis.probes import k_sparse_probe
     from monosemy.analysis.probing import probe_labels
     from monosemy.analysis.search import features_of_prompt, features_of_token
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from monosemy.analysis.steering import steer
     from monosemy.analysis.steering_agreement import steering_agreement
     from monosemy.analysis.verdict import neuron_verdicts
+    from monosemy.analysis.verdict_store import VerdictStore, verdicts
     from monosemy.analysis.vocabulary import vocabulary_scan
+    from monosemy.app.export import export
     from monosemy.app.server import serve
     from monosemy.artifact import load
     from monosemy.data.activations import ActivationStore
@@ -77,6 +80,7 @@ _HOME = {
     "Scores": "metrics.scores",
     "TokenStore": "data.tokens",
     "UsageError": "runtime",
+    "VerdictStore": "analysis.verdict_store",
     "World": "data.synthetic",
     "WorldSettings": "data.synthetic",
     "ablation_effect": "analysis.ablation",
@@ -88,7 +92,9 @@ _HOME = {
     "context_ablation": "analysis.context",
     "created_examples": "analysis.created",
     "evaluate": "metrics.evaluate",
+    "export": "app.export",
     "feature_moments": "analysis.moments",
+    "feature_pairs": "analysis.pairs",
     "features": "analysis.index",
     "features_of_prompt": "analysis.search",
     "features_of_token": "analysis.search",
@@ -127,6 +133,7 @@ _HOME = {
     "tokens_of_feature": "analysis.feature_tokens",
     "train": "training.sweep",
     "truth_scores": "metrics.truth",
+    "verdicts": "analysis.verdict_store",
     "vocabulary_scan": "analysis.vocabulary",
     "write_report": "report.page",
 }
@@ -141,6 +148,7 @@ __all__ = [
     "Scores",
     "TokenStore",
     "UsageError",
+    "VerdictStore",
     "World",
     "WorldSettings",
     "ablation_effect",
@@ -152,7 +160,9 @@ __all__ = [
     "context_ablation",
     "created_examples",
     "evaluate",
+    "export",
     "feature_moments",
+    "feature_pairs",
     "features",
     "features_of_prompt",
     "features_of_token",
@@ -191,6 +201,7 @@ __all__ = [
     "tokens_of_feature",
     "train",
     "truth_scores",
+    "verdicts",
     "vocabulary_scan",
     "write_report",
 ]

@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "advise": advise,
     "features": features,
+    "verdicts": lab_commands.verdicts,
     "report": report,
     "serve": lab_commands.serve,
     "study superposition": superposition,

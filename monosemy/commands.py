@@ -17,6 +17,7 @@ from monosemy.dictionaries.store import DictionaryStore
 from monosemy.metrics.evaluate import EvaluateSettings
 from monosemy.models.harvest import HarvestSettings
 from monosemy.models.pretrain import PretrainSettings
+from monosemy.runtime import UsageError
 from monosemy.training.settings import TrainSettings
 
 Others = Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="")]  # no "(default: )" in the help
@@ -198,16 +199,23 @@ def features(
     print(f"{index.artifact.path}: {index.n_features:,} features; next: monosemy report {index.artifact.path.parent}")
 
 
-def report(run: Positional[Path], /, out: Path | None = None) -> None:
+def report(
+    run: Positional[Path], /, out: Path | None = None, static: bool = False, features: int | None = None
+) -> None:
     """One page that shows a run: scores, densities, every feature; it works offline.
 
     Args:
         run: A folder that holds dictionaries, scores or features.
-        out: The page (default: report.html in the folder).
+        out: The page (default: report.html in the folder; with --static NAME.html, NAME that of the folder).
+        static: What `monosemy serve` shows, in one file to be mailed.
+        features: With --static: of so many features of each index the page (default: 200).
     """
+    from monosemy.app.export import FEATURES, export
     from monosemy.report.page import write_report
 
-    print(write_report(run, out))
+    if features is not None and not static:
+        raise UsageError(f"`features` (={features}) goes with --static; a report has all that its page can hold")
+    print(export(run, out, features=FEATURES if features is None else features) if static else write_report(run, out))
 
 
 def beside(path: Path, name: str, out: Path | None) -> Path:

@@ -1,4 +1,5 @@
-"""The lab on the command line: `monosemy analyse NAME RUN …` for each analysis, and `monosemy serve RUN`.
+"""The lab on the command line: `monosemy analyse NAME RUN …` for each analysis, `monosemy verdicts` and
+`monosemy serve RUN`.
 
 An analysis is a plain function of a lab, so its command is made of its signature: the lab becomes a run folder and a
 member, everything else stays as it is. The result is printed as a table, or saved with its pictures.
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import tyro
 from tyro.conf import Positional
@@ -20,6 +21,11 @@ from tyro.conf import Positional
 from monosemy.analysis.chart import visible
 from monosemy.analysis.lab import Lab, Prompt
 from monosemy.analysis.result import Result, Table
+from monosemy.analysis.verdict_store import VerdictSettings
+from monosemy.commands import beside
+
+if TYPE_CHECKING:
+    from monosemy.app.state import State
 
 # Command → module in `analysis/` and function, in the order in which one would look at a feature.
 ANALYSES = {
@@ -44,7 +50,10 @@ PREFIX = "analyse "
 
 def commands() -> dict[str, Callable[..., Any]]:
     """`analyse NAME` → its command."""
-    return {PREFIX + name: command(module, function) for name, (module, function) in ANALYSES.items()}
+    from monosemy.across_commands import ACROSS
+
+    found = {PREFIX + name: command(module, function) for name, (module, function) in ANALYSES.items()}
+    return found | {PREFIX + name: each for name, each in ACROSS.items()}
 
 
 def command(module: str, function: str) -> Callable[..., None]:
@@ -76,14 +85,20 @@ def open_lab(run: Path, member: int | None) -> Lab:
     from monosemy.app.state import State
 
     state = State(run)
-    if member is None and state.indexes:
-        grid, member = state.member_of(state.index()[1])
+    return state.lab(*chosen(state, None, member))
+
+
+def chosen(state: State, dictionaries: str | None, member: int | None) -> tuple[str, int]:
+    """The grid and the member that are meant: where neither is said, those whose features are indexed."""
+    if dictionaries is not None or (member is not None or not state.indexes):
+        grid = state.grid(dictionaries)
     else:
-        grid = state.grid()
-    chosen = grid or state.grid()
+        indexed, member = state.member_of(state.index()[1])
+        grid = indexed or state.grid()
     if member is None:
-        member = chosen.chosen or 0
-    return state.lab(chosen.name, member)
+        own = list(state.indexed(grid))
+        member = own[0] if own else grid.chosen or 0
+    return grid.name, member
 
 
 def show(result: Result, out: Path | None, json: bool) -> None:
@@ -127,6 +142,33 @@ def serve(run: Positional[Path], /, port: int = 8765, host: str = "127.0.0.1", t
     from monosemy.app.server import serve as start
 
     start(run, port=port, host=host, token=token)
+
+
+def verdicts(
+    features: Positional[Path],
+    /,
+    settings: VerdictSettings,
+    dictionaries: Path | None = None,
+    model: str | None = None,
+    tokens: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Is each feature a neuron? The verdicts of all features of an index, for the app to sort and filter by.
+
+    Args:
+        features: A folder that `monosemy features` wrote.
+        settings: On how much.
+        dictionaries: Where the dictionaries are, if they were moved since the index was made.
+        model: Where the model is, likewise.
+        tokens: Where the tokens are, likewise.
+        out: Where the verdicts go (default: `verdicts` beside the index).
+    """
+    from monosemy.analysis.verdict_store import verdicts as run
+
+    place = beside(features, "verdicts", out)
+    store = run(features, dictionaries=dictionaries, model=model, tokens=tokens, out=place, settings=settings)
+    told = ", ".join(f"{verdict}: {count:,}" for verdict, count in store.counts.items())
+    print(f"{place}: {told}; next: monosemy serve {place.parent}")
 
 
 def _signature(analysis: Callable[..., Any]) -> inspect.Signature:

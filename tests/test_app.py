@@ -45,6 +45,13 @@ ADDRESSES = (
     "/compare",
     "/compare?a=1&b=0&sort=density&desc=0",
     "/compare?a=1&b=1",
+    "/splitting",
+    "/atlas",
+    "/atlas?members=1,0&tag=orphan&of=0",
+    "/circuits",
+    "/circuits?grid=dictionaries&member=1&feature=5",
+    "/search",
+    "/search?index=features-1&text=once",
 )
 TOKEN = "a-token_that.is~long"
 
@@ -113,15 +120,15 @@ def test_the_feature_page_holds_what_the_index_says(client: TestClient, index: F
             assert data[name] == getattr(feature, name)
         assert [tuple(pair) for pair in data["top_logits"]] == feature.top_logits
         assert [tuple(pair) for pair in data["bottom_logits"]] == feature.bottom_logits
-        groups = {"top": "top", "interval": "quantile", "silent": "random"}
+        groups = {"top": "top", "uniform": "uniform", "quantile": "quantile", "silent": "random"}
         for kind, name in groups.items():
             mine = [each for group in data["groups"] if group["kind"] == kind for each in group["examples"]]
             key = "tokens", "values", "document", "peak", "position"
             expected = [tuple(getattr(each, field) for field in key) for each in feature.examples[name]]
             found = [tuple(each[field] for field in key) for each in mine]
             assert sorted(found, key=repr) == sorted(expected, key=repr)  # codes are whole numbers here
-        intervals = [group for group in data["groups"] if group["kind"] == "interval"]
-        highs = [group["high"] for group in intervals]
+        quantiles = [group for group in data["groups"] if group["kind"] == "quantile"]
+        highs = [group["high"] for group in quantiles]
         assert highs == sorted(highs, reverse=True)
         (mark,) = data["histogram"]["marks"]
         assert sum(mark["counts"]) == feature.count

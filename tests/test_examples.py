@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,19 +17,30 @@ from scipy.stats import chi2
 
 from monosemy.analysis import examples, scan
 from monosemy.analysis.examples import Best, Keys, SampledExamples, SilentExamples, into_groups
+from monosemy.analysis.feature import GROUPS
 from monosemy.analysis.firings import N_BINS, Block, FiringCounts, Window, bin_edges, bins_of
 from monosemy.analysis.index import FeatureIndex, FeatureSettings, features
+from monosemy.artifact import make
 from monosemy.data.tokens import TokenStore, tokenize
 from monosemy.dictionaries.baselines import LinearDictionary
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.relu import ReluDictionary
-from monosemy.files import load_tensors
+from monosemy.draft import Draft
+from monosemy.files import load_tensors, save_tensors
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError, generator_for, seed_for
 
 WIDTH = 24
 CPU = torch.device("cpu")
-SMALL: dict[str, Any] = {"top": 4, "quantiles": 3, "per_quantile": 2, "random": 3, "before": 5, "after": 2}
+SMALL: dict[str, Any] = {
+    "top": 4,
+    "uniform": 3,
+    "quantiles": 3,
+    "per_quantile": 2,
+    "random": 3,
+    "before": 5,
+    "after": 2,
+}
 
 WORLDS: dict[str, tuple[Sequence[int], dict[str, Any]]] = {
     "documents over rows and batches": ([150, 3, 40, 1, 90, 60, 2, 2], {"context": 16}),
@@ -72,12 +85,27 @@ class Truth:
                 best[document] = offset
         return sorted(best.values(), key=lambda offset: (-self.codes[offset][feature], offset))[:size]
 
+    def uniform(self, feature: int, bins: int) -> dict[int, int]:
+        """The firing with the largest key of each bin, by the bin's number."""
+        fired = self.firings(feature)
+        numbers = bins_between([float(self.codes[offset][feature]) for offset in fired], bins)
+        return {
+            number: keyed("uniform", [o for o, n in zip(fired, numbers, strict=True) if n == number], feature, 1)[0]
+            for number in sorted(set(numbers))
+        }
+
     def silent(self, feature: int, before: int, after: int) -> list[int]:
         return [
             offset
             for offset in self.codes
             if all(self.codes[place][feature] <= 0 for place in self.window(offset, before, after))
         ]
+
+
+def bins_between(strengths: Sequence[float], bins: int) -> list[int]:
+    """Which of the equal bins between the smallest and the largest number each one lies in."""
+    low, high = min(strengths, default=0), max(strengths, default=0)
+    return [min(bins - 1, int((each - low) / ((high - low) / bins))) if high > low else 0 for each in strengths]
 
 
 def keyed(purpose: str, offsets: list[int], feature: int, size: int) -> list[int]:
@@ -118,8 +146,9 @@ def check(index: FeatureIndex, truth: Truth) -> None:
         assert [example.offset for example in shown["top"]] == truth.top(i, 4)
         sample = keyed("quantile", fired, i, 6)
         assert sorted(example.offset for example in shown["quantile"]) == sorted(sample)
+        assert {example.group: example.offset for example in shown["uniform"]} == truth.uniform(i, 3)
         assert [example.offset for example in shown["random"]] == keyed("random", truth.silent(i, 5, 2), i, 3)
-        for example in [*shown["top"], *shown["quantile"], *shown["random"]]:
+        for example in [example for group in GROUPS for example in shown[group]]:
             window = truth.window(example.offset, 5, 2)
             assert example.values == [float(truth.codes[place][i]) for place in window]
             assert example.tokens == [index.texts.of(tokens_T[place]) for place in window]
@@ -171,6 +200,27 @@ def test_negative_codes_are_shown_and_do_not_fire(tmp_path: Path) -> None:
         assert feature.count == len(truth.firings(i))
         assert [example.offset for example in feature.examples["top"]] == truth.top(i, 4)
     assert min(min(example.values) for example in index.feature(0).examples["top"]) < 0
+
+
+def test_an_index_from_before_there_were_uniform_examples_opens(tmp_path: Path) -> None:
+    store = token_store(tmp_path, [60, 20], context=16)
+    index = index_of(tmp_path, store, grid(tmp_path / "grid", [whole_number_dictionary(WIDTH)]))
+    file = index.artifact.path / "examples.safetensors"
+    tensors = {name: tensor for name, tensor in load_tensors(file).items() if not name.startswith("uniform")}
+
+    def write(draft: Draft) -> dict[str, Any]:
+        shutil.copytree(
+            index.artifact.path, draft.path, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True
+        )
+        save_tensors(draft.file("examples.safetensors"), tensors)
+        return index.artifact.info
+
+    config = {name: value for name, value in index.artifact.config.items() if name != "uniform"}
+    old = FeatureIndex(make(tmp_path / "old", "features", config, {}, write))
+    for i in range(WIDTH):
+        new, feature = index.feature(i), old.feature(i)
+        assert feature == replace(new, examples=new.examples | {"uniform": []})
+    assert old.examples("uniform", 0, 2) == [[], []]
 
 
 def test_max_tokens_takes_whole_rows(tmp_path: Path) -> None:
@@ -295,7 +345,7 @@ def test_histogram_of_features_that_never_fire() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("top", 0), ("quantiles", 0), ("random", -1), ("before", -1), ("max_tokens", 0)]
+    ("name", "value"), [("top", 0), ("uniform", 0), ("quantiles", 0), ("random", -1), ("before", -1), ("max_tokens", 0)]
 )
 def test_settings_are_checked(name: str, value: int) -> None:
     with pytest.raises(UsageError, match=rf"`{name}` \(={value}\)"):

@@ -56,6 +56,8 @@ def test_codes_of_a_padded_batch_are_those_of_each_row_alone(tmp_path: Path, kin
         assert not codes_BCN[row, len(ids) :].any()
         assert torch.equal(last_BF[row], by_hand(lab, ids)[-1, [7, 1]])
     assert torch.equal(lab.codes(batch, [5, 0]), codes_BCN[:, :, [5, 0]])
+    assert lab.codes(batch, []).shape == (*batch.ids_BC.shape, 0)  # of no features
+    assert lab.last_codes(batch, []).shape == (len(prompts), 0)
 
 
 def test_bos_comes_where_documents_have_it_and_counts_only_where_it_was_trained_on(tmp_path: Path) -> None:

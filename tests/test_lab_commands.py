@@ -5,13 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from lab_run import lab_run
+from network_labs import two_site_run
 
-from monosemy import cli, lab_commands
+from monosemy import across_commands, cli, lab_commands
+from monosemy.analysis.atlas import atlas
+from monosemy.analysis.circuits import children, parents
 from monosemy.analysis.context import context_ablation
+from monosemy.analysis.lab import Lab
+from monosemy.analysis.mcs_table import mcs_table
+from monosemy.analysis.splitting import splitting_tree
+from monosemy.analysis.verdict import neuron_verdicts
+from monosemy.analysis.verdict_store import VerdictStore
+from monosemy.data.activations import ActivationStore
+from monosemy.dictionaries.store import DictionaryStore
 
 PROMPT = "Once upon a time there was"
 
@@ -79,6 +90,21 @@ def test_a_terminal_sees_the_beginning(
     assert lines[-1].startswith("… 472 more rows")
 
 
+def test_verdicts_are_kept_beside_an_index(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "verdicts"
+    cli.main(["verdicts", str(run / "features"), "--max-tokens", "4000", "--out", str(out)])
+    printed = capsys.readouterr().out
+    store = VerdictStore.open(out)
+    assert printed.startswith(f"{out}: a single neuron: {store.counts['a single neuron']}, few: ")
+    assert printed.endswith(f"next: monosemy serve {tmp_path}\n")
+    lab = lab_commands.open_lab(run, 0)
+    assert [store.evidence(i) for i in range(48)] == neuron_verdicts(lab, ks=(1, 8), max_tokens=4000).evidence
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["verdicts", str(run / "tokens"), "--out", str(tmp_path / "other")])
+    assert ended.value.code == 2
+    assert "holds tokens, where features are needed" in capsys.readouterr().err
+
+
 def test_mistakes_end_in_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, why in (
         (["context", str(run), "--feature", "48", "--prompt", "a"], "from 0 to 47"),
@@ -94,10 +120,76 @@ def test_mistakes_end_in_one_line(run: Path, tmp_path: Path, capsys: pytest.Capt
         assert error.count("\n") == 1
 
 
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Lab, Lab]:
+    folder = tmp_path_factory.mktemp("sites")
+    return folder, *two_site_run(folder)
+
+
+def test_connections_between_two_grids_have_commands(
+    sites: tuple[Path, Lab, Lab], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, early, late = sites
+    few = ["--feature", "1", "--top", "4", "--rows", "6"]
+    cli.main(["analyse", "parents", str(run), *few, "--dictionaries", "late", "--early", "dictionaries"])
+    assert printed(capsys) == parents(late, 1, early, top=4, rows=6).table().csv()
+    cli.main(["analyse", "children", str(run), *few, "--late", "late"])  # the indexed member, as that of `dictionaries`
+    assert printed(capsys) == children(early, 1, late, top=4, rows=6).table().csv()
+    cli.main(["analyse", "children", str(run), *few, "--late", "late", "--late-member", "1", "--json"])
+    other = replace(late, dictionary=DictionaryStore.open(run / "late").dictionary(1), index=None)
+    assert json.loads(printed(capsys)) == json.loads(json.dumps(children(early, 1, other, top=4, rows=6).data()))
+
+
+def test_comparisons_of_a_grid_have_commands(
+    sites: tuple[Path, Lab, Lab], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _, late = sites
+    grid = folder / "late"
+    cli.main(["analyse", "splitting", str(folder), "--dictionaries", "late"])
+    assert printed(capsys) == splitting_tree(grid).table().csv()
+    cli.main(["analyse", "atlas", str(folder), "--dictionaries", "late", "--members", "1", "0"])
+    assert printed(capsys) == atlas(grid, [1, 0]).table().csv()
+    cli.main(["analyse", "mcs", str(folder), "--dictionaries", "late"])
+    assert printed(capsys) == mcs_table((grid, 0), [(grid, 1)], index=late.index).table().csv()
+    cli.main(["analyse", "mcs", str(folder), "--dictionaries", "late", "--member", "1", "--out", str(tmp_path / "mcs")])
+    assert {path.suffix for path in (tmp_path / "mcs").iterdir()} == {".json", ".csv", ".svg", ".xlsx"}
+    capsys.readouterr()
+    cli.main(["analyse", "atlas", str(run), "--codes", "--limit", "1000"])
+    rows = ActivationStore.open(run / "activations")
+    assert printed(capsys) == atlas(run / "dictionaries", rows=rows, limit=1000).table().csv()
+    cli.main(["analyse", "mcs", str(run), "--others", "1", "--meaningful"])
+    meaningful = [row["meaningful"] for row in csv.DictReader(io.StringIO(printed(capsys)))]
+    assert set(meaningful) & {"True", "False"}
+
+
+def test_mistakes_across_dictionaries_end_in_one_line(
+    sites: tuple[Path, Lab, Lab], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(sites[0])
+    for words, why in (
+        (["parents", run, "--feature", "1", "--early", "nothing"], "must be one of"),
+        (["parents", run, "--feature", "1", "--early", "late"], "exchange them"),
+        (["children", run, "--feature", "99", "--late", "late"], "`feature` (=99)"),
+        (["splitting", run], "each of another width"),
+        (["atlas", run, "--dictionaries", "late", "--codes"], "was not trained on a model's activations"),
+        (["mcs", run], "`others` is empty"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["analyse", *words])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("monosemy: ")
+        assert why in error
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
+
+
 def test_help_lists_every_analysis(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["analyse"], ["--help"]):
         with pytest.raises(SystemExit) as ended:
             cli.main(words)
         assert ended.value.code == 0
         shown = capsys.readouterr().out
-        assert all(f"analyse {name}" in shown for name in lab_commands.ANALYSES)
+        assert all(f"analyse {name}" in shown for name in (*lab_commands.ANALYSES, *across_commands.ACROSS))

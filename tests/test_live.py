@@ -26,12 +26,14 @@ from starlette.testclient import TestClient
 from monosemy.analysis.chart import Bars, Chart
 from monosemy.analysis.index import features
 from monosemy.analysis.lab import Lab
+from monosemy.analysis.moments import Moments, feature_moments
 from monosemy.analysis.result import Result, Table
 from monosemy.app import live, pages
 from monosemy.app.analyses import ANALYSES, COMMON, Analysis
 from monosemy.app.job import JobLimits
 from monosemy.app.jobs import Jobs
 from monosemy.app.parameters import LONGEST_TEXT, MOST_TOKENS, Choice, Parameter, Real, Text, Whole, checked_values
+from monosemy.app.recent import Recent
 from monosemy.app.state import Grid, NotFound, State
 from monosemy.data.tokens import tokenize
 from monosemy.dictionaries.relu import ReluDictionary
@@ -94,6 +96,7 @@ class FakeState:
         store = token_store(folder, [60, 9], context=8)
         made = DictionaryStore.open(grid(folder / "dictionaries", [whole_number_dictionary(WIDTH)]))
         self.here = Grid("dictionaries", made.artifact, [{"member": 0}], None, "")
+        self.results: Recent[Result] = Recent(1)
         self.made = Lab(cast(LanguageModel, SmallModel()), made.dictionary(0, torch.device("cpu")), SITE, store)
 
     def grid(self, name: str | None = None) -> Grid:
@@ -103,6 +106,12 @@ class FakeState:
 
     def lab(self, dictionaries: str, member: int) -> Lab:
         return self.made
+
+    def moments(self, dictionaries: str, member: int, max_tokens: int) -> Moments:
+        return feature_moments(self.made, max_tokens=max_tokens)
+
+    def activations(self, grid: Grid) -> Path:
+        raise NotFound("there are none")
 
 
 ASKED = {"dictionaries": "dictionaries", "member": 0, "feature": 3, "prompt": "ab"}

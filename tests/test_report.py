@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from monosemy.analysis.feature import Example, Feature, FeatureIndex
+from monosemy.analysis.feature import GROUPS, Example, Feature, FeatureIndex
 from monosemy.analysis.index import features
+from monosemy.analysis.verdict_store import verdicts
 from monosemy.artifact import Artifact, Parent, make
 from monosemy.data.tokens import tokenize
 from monosemy.figure import svg
@@ -105,6 +106,7 @@ class FakeIndex:
         name = dice.choice(list(self.documents))
         return {
             "top": sorted(best.values(), key=lambda example: -example.values[example.peak]),
+            "uniform": [replace(example, group=number) for number, example in enumerate(sample[::4])],
             "quantile": [replace(example, group=5 * rank // len(sample)) for rank, example in enumerate(sample)],
             "random": [window(name, self.documents[name], [0.0] * 999, place) for place in (3, 9, 14)],
         }
@@ -187,7 +189,7 @@ def test_the_data_are_the_index_with_six_digits() -> None:
         assert (data["table"]["mcs_other_seed"][place] is None) == (row["mcs_other_seed"] is None)
         assert (str(row["id"]) in data["features"]) == (not row["dead"])
     feature, packed = index.feature(3), data["features"]["3"]
-    expected = [example for kind in ("top", "quantile", "random") for example in feature.examples[kind]]
+    expected = [example for kind in GROUPS for example in feature.examples[kind]]
     assert len(packed["examples"]) == len(expected)
     for (_, document, offset, peak, tokens, values), example in zip(packed["examples"], expected, strict=True):
         assert data["documents"][document] == example.document
@@ -344,6 +346,7 @@ def test_a_run_of_the_real_stages(tmp_path: Path) -> None:
         device="cpu",
         out=tmp_path / "run" / "features",
     )
+    verdicts(index, out=tmp_path / "run" / "verdicts", device="cpu")
     text = write_report(tmp_path / "run").read_text()
     data = json.loads(scripts(text)[0])
     alive = [row["id"] for row in index.table() if not row["dead"]]

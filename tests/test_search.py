@@ -9,11 +9,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from feature_tables import with_rows
 from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dictionary
 
-from monosemy.analysis import feature_table, scan, token_table
+from monosemy.analysis import feature_query, scan, token_table
 from monosemy.analysis.feature import FeatureIndex
-from monosemy.analysis.feature_table import COLUMNS, write_tables
+from monosemy.analysis.feature_table import COLUMNS
 from monosemy.analysis.feature_tokens import tokens_of_feature
 from monosemy.analysis.index import features
 from monosemy.analysis.lab import Lab
@@ -174,24 +175,10 @@ def test_an_index_without_token_lists_says_so(tmp_path: Path) -> None:
         features_of_token(FeatureIndex(index.artifact), "a")
 
 
-def random_rows(n: int) -> list[tuple[Any, ...]]:
-    """Ties in every column, and a few values that are missing."""
-    dice = np.random.default_rng(5)
-    words = [" the", "The", "50%", "a_b", "'; DROP TABLE feature; --", None]
-    return [
-        (i, c / 100, c, float(dice.integers(9)), float(dice.integers(9)) / 2, int(c == 0),
-         None if dice.random() < 0.2 else float(dice.integers(20)) / 20, words[int(dice.integers(6))])
-        for i, c in enumerate(dice.integers(0, 30, size=n).tolist())
-    ]  # fmt: skip
-
-
 def table_index(folder: Path, n: int = 300) -> tuple[FeatureIndex, list[dict[str, Any]]]:
     """An index of nothing but its table."""
     index, _ = index_of(folder, whole_number_dictionary(4))
-    rows = random_rows(n)
-    words = sorted({row[-1] for row in rows if row[-1] is not None})
-    write_tables(index.artifact.path / "features.sqlite", rows, [], [(i, word, 1) for i, word in enumerate(words)])
-    return index, [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    return index, with_rows(index, n)
 
 
 FILTERS: list[tuple[dict[str, Any], Any]] = [
@@ -212,7 +199,7 @@ FILTERS: list[tuple[dict[str, Any], Any]] = [
 def test_pages_equal_sorting_and_filtering_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, descending: bool, few: int
 ) -> None:
-    monkeypatch.setattr(feature_table, "FEW", few)
+    monkeypatch.setattr(feature_query, "FEW", few)
     index, rows = table_index(tmp_path)
     for sort in COLUMNS:
         for filters, holds in FILTERS:

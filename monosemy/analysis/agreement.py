@@ -28,7 +28,6 @@ from monosemy.analysis.lab import Lab
 from monosemy.analysis.logits import BLOCK_LOGITS
 from monosemy.analysis.result import Result, Table
 from monosemy.data.tokens import TokenStore
-from monosemy.files import map_tensors
 from monosemy.metrics.interval import Share
 from monosemy.runtime import Progress, UsageError, generator_for, in_batches, settings_of
 
@@ -170,7 +169,7 @@ def tokens_at_peaks(index: FeatureIndex, store: TokenStore, examples: int) -> tu
 
     −1 where there is no example, or no next token of the same row and document.
     """
-    offset_NE = map_tensors(index.artifact.path / "examples.safetensors")["top_offset"][:, :examples]
+    offset_NE = index.offsets("top")[:, :examples]
     here_NE = offset_NE.clamp_min(0).contiguous()
     after_NE = (here_NE + 1).clamp_max(len(store.tokens_T) - 1)
     row_NE = torch.searchsorted(store.row_starts_R, here_NE, right=True) - 1

@@ -5,6 +5,7 @@ Shapes: N features, E examples, W = window, H histogram bins, L tokens of the lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +15,15 @@ import torch
 from tokenizers import Tokenizer
 
 from monosemy.analysis import feature_table
+from monosemy.analysis.feature_query import Beside, FeatureQuery
 from monosemy.analysis.texts import TokenTexts
 from monosemy.artifact import Artifact, load
 from monosemy.files import map_tensors
-from monosemy.runtime import UsageError
+from monosemy.runtime import UsageError, in_batches
 
-GROUPS = ("top", "quantile", "random")
+GROUPS = ("top", "uniform", "quantile", "random")
+PARTS = ("offset", "document", "tokens", "values")
+VALUES_AT_ONCE = 10_000  # bound in one query
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Example:
     values: list[float]
     """The code on each token."""
     group: int
-    """In "quantile" the number of the group, weakest 0; else 0."""
+    """In "uniform" the number of the bin, in "quantile" of the group, the weakest 0; else 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,8 @@ class Feature(Summary):
     bottom_logits: list[tuple[str, float]]
     """Tokens that it makes least likely, the most extreme first."""
     examples: dict[str, list[Example]]
-    """"top", strongest first; "quantile", weakest first; "random", in which it does not fire."""
+    """"top", strongest first; "uniform" and "quantile", weakest first; "random", in which it does not fire. "uniform"
+    is empty in an index that was made before there was any."""
 
 
 class FeatureIndex:
@@ -88,8 +93,11 @@ class FeatureIndex:
         self.detection_limit: float = info["detection_limit"]
         self.has_logits: bool = info["logits"]
         self._examples = map_tensors(artifact.path / "examples.safetensors")
+        for part in PARTS:  # an index that was made before there was "uniform" has none
+            self._examples.setdefault(f"uniform_{part}", torch.zeros(self.n_features, 0))
         self._histogram = map_tensors(artifact.path / "histogram.safetensors")
         self._logits = map_tensors(artifact.path / "logits.safetensors") if self.has_logits else {}
+        self._query = FeatureQuery(self._database)
 
     @classmethod
     def open(cls, path: str | Path | FeatureIndex) -> FeatureIndex:
@@ -129,16 +137,23 @@ class FeatureIndex:
         return self.rows("SELECT * FROM feature ORDER BY id")
 
     def page(
-        self, sort: str = "id", descending: bool = False, limit: int = 50, offset: int = 0, **filters: Any
+        self,
+        sort: str = "id",
+        descending: bool = False,
+        limit: int = 50,
+        offset: int = 0,
+        beside: Sequence[Beside] = (),
+        **filters: Any,
     ) -> tuple[list[dict[str, Any]], int]:
         """`limit` rows of the table from row `offset` on, in the order of the column `sort`, and how many there are.
 
         Equals are in the order of their ids, which turns with `descending`; what has no value (None) counts as the
         smallest. `filters`: `column=value` is equal (None: has no value), `column_min` and `column_max` are bounds that
         belong to it; `top_token="the"` is there where the text contains it, in capitals or not. All filters must hold.
-        Raises UsageError for names that are no columns, values that are no numbers, a limit over 10,000.
+        Tables `beside` add their columns to the rows, to sort and to filter by. Raises UsageError for names that are no
+        columns, values that are no numbers, a limit over 10,000, a table beside that lacks features.
         """
-        return feature_table.page(self._database, sort, descending, limit, offset, filters)
+        return self._query.page(sort, descending, limit, offset, filters, beside)
 
     def summary(self, i: int) -> Summary:
         """The row of feature `i`. Raises UsageError if there is none of that number."""
@@ -157,6 +172,16 @@ class FeatureIndex:
             examples=self._groups(i),
         )
 
+    def offsets(self, group: str) -> torch.Tensor:
+        """The places in the token stream of every feature's examples in one group, int64 [N, E], memory-mapped; −1
+        where a feature has fewer."""
+        return self._examples[f"{group}_offset"]
+
+    def examples(self, group: str, start: int, end: int, most: int | None = None) -> list[list[Example]]:
+        """The examples of the features `start` … `end` − 1 in one group (no more than `most` of each), read at once."""
+        numbers_BE = self._examples[f"{group}_document"][start:end, :most]
+        return self._in_group(group, slice(start, end), self._documents({*numbers_BE.flatten().tolist()}), most)
+
     def _tokens(self, side: str, i: int) -> list[tuple[str, float]]:
         if not self.has_logits:
             return []
@@ -164,18 +189,27 @@ class FeatureIndex:
         return [(self.texts.of(token_id), value) for token_id, value in zip(ids_L, values_L, strict=True)]
 
     def _groups(self, i: int) -> dict[str, list[Example]]:
-        """The examples of a feature by group. As lists at once: a page has over a thousand tokens."""
-        parts = ("offset", "document", "tokens", "values")
-        kept = {group: [self._examples[f"{group}_{part}"][i].tolist() for part in parts] for group in GROUPS}
-        documents = self._documents({number for _, numbers_E, _, _ in kept.values() for number in numbers_E})
-        found = {}
-        for group, rows in kept.items():
-            per_group = self.artifact.config["per_quantile"] if group == "quantile" else len(rows[0])
-            found[group] = [
-                self._example(documents[document], offset, ids_W, values_W, e // per_group)
-                for e, (offset, document, ids_W, values_W) in enumerate(zip(*rows, strict=True))
-                if offset >= 0
-            ]
+        """The examples of a feature by group."""
+        numbers = {number for group in GROUPS for number in self._examples[f"{group}_document"][i].tolist()}
+        documents = self._documents(numbers)
+        return {group: self._in_group(group, slice(i, i + 1), documents)[0] for group in GROUPS}
+
+    def _in_group(
+        self, group: str, features: slice, documents: Mapping[int, tuple[str, int]], most: int | None = None
+    ) -> list[list[Example]]:
+        """As lists at once: a page has over a thousand tokens."""
+        kept = [self._examples[f"{group}_{part}"][features, :most].tolist() for part in PARTS]
+        sizes = {"uniform": 1, "quantile": self.artifact.config["per_quantile"]}
+        found = []
+        for rows in zip(*kept, strict=True):
+            per_group = sizes.get(group, len(rows[0]))
+            found.append(
+                [
+                    self._example(documents[document], offset, ids_W, values_W, e // per_group)
+                    for e, (offset, document, ids_W, values_W) in enumerate(zip(*rows, strict=True))
+                    if offset >= 0
+                ]
+            )
         return found
 
     def _example(
@@ -196,9 +230,12 @@ class FeatureIndex:
 
     def _documents(self, numbers: set[int]) -> dict[int, tuple[str, int]]:
         """Name and first place in the token stream, by number."""
-        marks = ", ".join("?" * len(numbers))
-        rows = self.rows(f"SELECT * FROM document WHERE id IN ({marks})", *numbers)
-        return {row["id"]: (row["name"], row["start"]) for row in rows}
+        found = {}
+        for some in in_batches(numbers, VALUES_AT_ONCE):
+            marks = ", ".join("?" * len(some))
+            for row in self.rows(f"SELECT * FROM document WHERE id IN ({marks})", *some):
+                found[row["id"]] = row["name"], row["start"]
+        return found
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """What an SQL query of the tables `feature`, `document` and `token` finds. Read only, from any thread."""

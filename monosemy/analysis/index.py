@@ -5,8 +5,8 @@ direction writes (`logits.py`), and its largest cosine with the same dictionary 
 
 The artifact: `features.sqlite` (tables `feature`, `document`, the documents that occur in examples, and `token`, the
 tokens that occur); `tokens.safetensors`, which features fire on which tokens (`TokenTable.lists`);
-`examples.safetensors`, for each group of top, quantile and random `{group}_offset` int64 and `{group}_document` int32
-[N, E] (−1: no example), `{group}_tokens` int32 (−1: outside the row) and `{group}_values` fp32 [N, E, W];
+`examples.safetensors`, for each group (`feature.GROUPS`) `{group}_offset` int64 and `{group}_document` int32 [N, E]
+(−1: no example), `{group}_tokens` int32 (−1: outside the row) and `{group}_values` fp32 [N, E, W];
 `histogram.safetensors` with `edges` and `counts`; `logits.safetensors` where the site writes logits; the tokenizer.
 
 Shapes: N features, E examples of a group, W = window.
@@ -29,6 +29,7 @@ from monosemy.analysis.logits import extreme_tokens
 from monosemy.analysis.scan import rows_within, scan, tokens_around
 from monosemy.analysis.texts import TokenTexts
 from monosemy.analysis.token_table import TokenTable
+from monosemy.analysis.uniform import UniformExamples
 from monosemy.artifact import make
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.store import DictionaryStore
@@ -50,6 +51,8 @@ class FeatureSettings:
 
     top: int = 20
     """Strongest examples, one a document."""
+    uniform: int = 8
+    """Bins of equal width between the smallest and the largest firing, one example of each."""
     quantiles: int = 5
     """Groups of equal size, by strength, in a uniform sample of the firings."""
     per_quantile: int = 3
@@ -76,14 +79,11 @@ class FeatureSettings:
     """Where a model that is not open yet runs: auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
-        numbers = ("top", "quantiles", "per_quantile", "random", "n_logits", "n_tokens", "n_token_features")
-        for name in (*numbers, "max_tokens", "batch_rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"`{name}` (={value}) must be at least 1")
-        for name in ("before", "after"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"`{name}` (={getattr(self, name)}) is a number of tokens: it must be at least 0")
+        numbers = ("top", "uniform", "quantiles", "per_quantile", "random", "n_logits", "n_tokens", "n_token_features")
+        for name in (*numbers, "max_tokens", "batch_rows", "before", "after"):
+            value, least = getattr(self, name), 0 if name in ("before", "after") else 1
+            if value is not None and value < least:
+                raise UsageError(f"`{name}` (={value}) must be at least {least}")
 
     @property
     def window(self) -> Window:
@@ -157,16 +157,19 @@ def _write(
     n_tokens, shape = store.count_tokens(rows), (dictionary.width, settings.window, model.device)
     counts = FiringCounts(dictionary.width, model.device)
     top = TopExamples(*shape, size=settings.top, doc_starts=store.doc_starts_D)
+    uniform = UniformExamples(*shape, bins=settings.uniform, seed=settings.seed)
     sampled = SampledExamples(*shape, size=settings.quantiles * settings.per_quantile, seed=settings.seed)
     silent = SilentExamples(*shape, size=settings.random, seed=settings.seed, n_tokens=n_tokens)
     skip = store.edges.bos if grid.skip_bos else None
     table = TokenTable(dictionary.width, store.vocab_size, store.tokens_T, draft.file(f"{SCRATCH}/runs").parent)
-    scan(model, dictionary, store, site, rows, [counts, top, sampled, silent, table], settings.batch_rows, skip)
+    collectors = counts, top, uniform, sampled, silent, table
+    scan(model, dictionary, store, site, rows, collectors, settings.batch_rows, skip)
 
     sibling = next(iter(grid.siblings(member, differ="seed")), None)
     other_seed = None if sibling is None else mcs(grid.directions(member), grid.directions(sibling))
     groups = {
         "top": _kept(top.best),
+        "uniform": uniform.drawn(),
         "quantile": into_groups(sampled.best, settings.quantiles),
         "random": _kept(silent.best),
     }
@@ -233,7 +236,6 @@ def _write_tables(
     count_N = counts.count_N.cpu()
     peak_N = top.values_NEW[:, 0, top.window.before].cpu()  # 0 where there is no example
     mean_N = (counts.sum_N.cpu() / count_N.clamp_min(1)).float()  # fp32: the order of a float64 sum shows nowhere
-    top_tokens = lists["frequent_token"][:, 0].tolist()
     columns = [
         range(len(count_N)),
         (count_N.double() / n_tokens).tolist(),
@@ -242,7 +244,7 @@ def _write_tables(
         mean_N.tolist(),
         (count_N == 0).int().tolist(),
         [None] * len(count_N) if other_seed is None else other_seed.tolist(),
-        [None if token < 0 else texts.of(token) for token in top_tokens],
+        [None if token < 0 else texts.of(token) for token in lists["frequent_token"][:, 0].tolist()],
     ]
     tokens = [(token, texts.of(token), int(lists["seen"][token])) for token in lists["seen"].nonzero()[:, 0].tolist()]
     write_tables(draft.file("features.sqlite"), zip(*columns, strict=True), documents, tokens)

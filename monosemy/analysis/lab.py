@@ -154,7 +154,8 @@ class Lab:
         with torch.inference_mode(), full_rate_products(x_XD.device):
             if features is None:
                 return self.dictionary.encode(x_XD) + 0.0  # no −0, which would be shown as such
-            chosen_F = torch.tensor([self.checked(feature) for feature in features], device=x_XD.device)
+            numbers = [self.checked(feature) for feature in features]
+            chosen_F = torch.tensor(numbers, dtype=torch.int64, device=x_XD.device)
             return self.dictionary.encode_features(x_XD, chosen_F) + 0.0
 
     def counts(self, batch: Batch) -> torch.Tensor:

@@ -37,6 +37,7 @@ from monosemy.runtime import Progress, generator_for
 DOCUMENTS, EXAMPLES, REACH = 5, 15, 8
 CHANCE = 0.05
 CONTROLS = 200  # random directions that set the bar, as many that are held against it, at most as many neurons
+FEATURES_AT_ONCE = 64
 TOKENS, SAMPLE = 100_000, 20_000  # that controls are looked for in; rows that their thresholds are found on
 
 
@@ -104,13 +105,16 @@ def agreement(places: Sequence[Place]) -> tuple[float, float]:
 
 def looks_of(index: FeatureIndex, bar: Bar | None) -> list[Look]:
     """A look at every feature of an index; without a bar nothing is said of meaning."""
-    looks = []
+    looks: list[Look] = []
     with Progress("examples", index.n_features, unit="features") as bar_shown:
-        for number in range(index.n_features):
-            examples = index.feature(number).examples
-            sound = None if bar is None else bar.meaningful([_place(example) for example in examples["quantile"]])
-            looks.append(Look(sound, _marked(examples["top"][0]) if examples["top"] else None))
-            bar_shown.advance()
+        for start in range(0, index.n_features, FEATURES_AT_ONCE):
+            end = min(start + FEATURES_AT_ONCE, index.n_features)
+            tops = index.examples("top", start, end, most=1)
+            sampled = [[]] * len(tops) if bar is None else index.examples("quantile", start, end)
+            for top, sample in zip(tops, sampled, strict=True):
+                sound = None if bar is None else bar.meaningful([_place(example) for example in sample])
+                looks.append(Look(sound, _marked(top[0]) if top else None))
+            bar_shown.advance(end - start)
     return looks
 
 

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from monosemy.analysis.examples import Keys
 from monosemy.analysis.firings import places_of
+from monosemy.analysis.forward import whitening
 from monosemy.analysis.lab import Batch, Lab
 from monosemy.analysis.scan import rows_within
 from monosemy.data.rows import checked
@@ -68,6 +70,11 @@ class Moments:
     """Each neuron's largest activation."""
     quantile_QD: torch.Tensor
     """Each neuron's quantiles at LEVELS, over a sample of the tokens; the last is `max_D`."""
+
+    @cached_property
+    def whitening_DJ(self) -> torch.Tensor:
+        """`forward.whitening` of Cov[x]: D³ work that is the same for every feature."""
+        return whitening(self.covariance_DD)
 
     def of(self, features: Sequence[int] | None) -> Moments:
         """Those of some of the features (None: all). Raises UsageError for one whose moments these are not."""

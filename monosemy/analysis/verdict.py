@@ -33,7 +33,7 @@ from typing import ClassVar
 import torch
 
 from monosemy.analysis.chart import Bars, Chart, Curve, Histogram
-from monosemy.analysis.forward import forward_selection, whitening
+from monosemy.analysis.forward import forward_selection
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.moments import Moments, feature_moments
 from monosemy.analysis.result import Result, Table
@@ -125,14 +125,15 @@ def neuron_verdicts(
     """
     if not ks or min(ks) < 1:
         raise UsageError(f"`ks` (={tuple(ks)}) are numbers of neurons: give some, each at least 1")
-    found = feature_moments(lab, features, max_tokens) if moments is None else moments.of(features)
+    gathered = feature_moments(lab, features, max_tokens) if moments is None else moments
+    found = gathered if moments is None else gathered.of(features)
     neurons = len(found.mean_D)
     if found.tokens <= 2 * neurons:
         raise UsageError(
             f"{found.tokens} tokens do not tell what {neurons} neurons predict: look at more than {2 * neurons}, "
             f"with a larger `max_tokens` or a larger token store"
         )
-    r2_FK, r2_all_F, best_F, correlation_F = _regressions(found, max(*ks, FEW))
+    r2_FK, r2_all_F, best_F, correlation_F = _regressions(found, gathered.whitening_DJ, max(*ks, FEW))
     W_FD = lab.dictionary.W_dec_ND[found.features_F].double()
     participation_F = W_FD.square().sum(1).square() / W_FD.pow(4).sum(1).clamp_min(TINY)
     columns = (found.features_F, found.count_F, best_F, correlation_F, r2_FK, r2_all_F, participation_F)
@@ -140,9 +141,11 @@ def neuron_verdicts(
     return NeuronVerdicts(tuple(ks), found.tokens, neurons, [_judged(ks, *row) for row in rows])
 
 
-def _regressions(moments: Moments, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def _regressions(
+    moments: Moments, W_DJ: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Adjusted R² of 1 … k neurons and of all, the neuron that correlates most, and its correlation."""
-    covariance_DD, W_DJ = moments.covariance_DD, whitening(moments.covariance_DD)
+    covariance_DD = moments.covariance_DD
     variance_D, rank = covariance_DD.diagonal().contiguous(), W_DJ.shape[1]
     parts: list[tuple[torch.Tensor, ...]] = []
     with Progress("verdicts", len(moments.cross_FD), unit="features") as bar:

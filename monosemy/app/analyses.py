@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from monosemy.analysis.ablation import AblationEffect, ablation_effect
@@ -16,6 +16,7 @@ from monosemy.analysis.result import Result
 from monosemy.analysis.steering import Steering, steer
 from monosemy.analysis.vocabulary import vocabulary_scan
 from monosemy.app.parameters import LARGEST, Choice, Parameter, Real, Text, Whole
+from monosemy.app.references import MomentsOf
 
 Values = Mapping[str, Any]
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
@@ -40,6 +41,15 @@ def _no_strips(_result: Any) -> list[Strip]:
     return []
 
 
+def _nothing_more(_given: Sequence[Any], _result: Any) -> Mapping[str, Any]:
+    return {}
+
+
+GRID: Mapping[str, Parameter] = {"dictionaries": Text("the name of a grid in this run", longest=200)}
+MEMBER: Mapping[str, Parameter] = {**GRID, "member": Whole("its member", 0, LARGEST)}
+COMMON: Mapping[str, Parameter] = {**MEMBER, "feature": Whole("the feature's number", 0, LARGEST)}
+
+
 @dataclass(frozen=True)
 class Analysis:
     """One analysis: what it is called, which function, with what."""
@@ -49,14 +59,26 @@ class Analysis:
     function: Callable[..., Result]
     parameters: Mapping[str, Parameter]
     arguments: Callable[[Values], Arguments] = _feature_and_prompt
-    """The function's arguments after `lab`."""
+    """The function's arguments after the first; what a request names is given as a Reference."""
     strips: Callable[[Any], Sequence[Strip]] = _no_strips
     streams: bool = False
     """It takes `each=`, a function that it calls with what it knows so far."""
+    common: Mapping[str, Parameter] = field(default_factory=lambda: COMMON)
+    """What it is asked of: a feature, a member or a grid; the function's first argument is the lab, or the grid."""
+    also: Callable[[Sequence[Any], Any], Mapping[str, Any]] = _nothing_more
+    """(all arguments, the result) → what its page is told besides."""
+    page: str = "/features"
+    """Where it is offered."""
+    kept: bool = False
+    """Its result is kept, for that page is made of it (`computed.py`)."""
 
 
 def _as_typed(values: Values) -> Arguments:
     return [[values["prompt"]]], {"features": [values["feature"]]}
+
+
+def _with_moments(values: Values) -> Arguments:
+    return [values["feature"]], {"moments": MomentsOf(values["dictionaries"], values["member"], values["max_tokens"])}
 
 
 def _typed(result: CreatedExamples) -> list[Strip]:
@@ -82,11 +104,6 @@ def _scan(where: str) -> Callable[[Values], Arguments]:
     return arguments
 
 
-COMMON: Mapping[str, Parameter] = {
-    "dictionaries": Text("the name of a grid in this run", longest=200),
-    "member": Whole("its member", 0, LARGEST),
-    "feature": Whole("the feature's number", 0, LARGEST),
-}
 PROMPT = Text("a text for the model to read")
 PLAUSIBLE = Real("only tokens that the model gives at least this probability there; 0: all", 0.0, 0.999, 0.0)
 POSITION = Whole("which token is replaced, from 0; BOS, where there is one, is 0", 0, LARGEST, 0)
@@ -163,6 +180,7 @@ ANALYSES: Mapping[str, Analysis] = {
         "The feature beside the neurons",
         neuron_comparison,
         {"max_tokens": Whole("tokens of the corpus to read", 10_000, 100_000_000, 200_000)},
+        _with_moments,
     ),
     "logits": Analysis("Logits", "Which tokens its direction makes likely", logit_attribution, {}),
 }

@@ -1,6 +1,6 @@
 """All features of an index, a page at a time; and the features that fire on a token.
 
-SQLite sorts, filters and counts (`analysis/feature_table.py`), so a million features are usable. The whole state of a
+SQLite sorts, filters and counts (`analysis/feature_query.py`), so a million features are usable. The whole state of a
 list is in its address, and goes along to the pages of its features, which know what comes before and after them in it.
 """
 
@@ -11,8 +11,11 @@ from typing import Any
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.result import as_plain
 from monosemy.analysis.search import features_of_token
+from monosemy.analysis.verdict import VERDICTS
+from monosemy.analysis.verdict_store import VerdictStore
 from monosemy.app.query import Query, address, number, text, whole, word
 from monosemy.app.state import State
+from monosemy.runtime import UsageError
 
 ROWS = 100  # on a page
 
@@ -26,9 +29,10 @@ COLUMNS = {
     "mcs_other_seed": ("MCS", "largest cosine with a feature of the same dictionary from another seed"),
     "dead": ("dead", "fires on no token of the corpus"),
 }
+VERDICT = ("neurons", "is it a neuron, a few of them, or spread over many?")
 NUMBERS = ("density", "max", "mean", "mcs_other_seed")
 BOUNDS = [f"{column}_{side}" for column in NUMBERS for side in ("min", "max")]
-LIST = ("sort", "desc", "dead", "q", *BOUNDS)  # what of an address says which list it is
+LIST = ("sort", "desc", "dead", "verdict", "q", *BOUNDS)  # what of an address says which list it is
 
 
 def feature_list(state: State, query: Query) -> dict[str, Any]:
@@ -37,7 +41,8 @@ def feature_list(state: State, query: Query) -> dict[str, Any]:
     Raises UsageError for a column or a number that cannot be, NotFound for an index that is not here.
     """
     name, index = state.index(query.get("index") or None)
-    asked, at = asked_for(query), whole(query, "at", 0)
+    at, verdicts = whole(query, "at", 0), state.verdicts[name]
+    asked = asked_for(query, verdicts)
     rows, total = index.page(limit=ROWS, offset=at, **asked)
     grid, member = state.member_of(index)
     kept = {"index": name, **list_state(query)}
@@ -48,6 +53,8 @@ def feature_list(state: State, query: Query) -> dict[str, Any]:
         "member": member,
         "n_features": index.n_features,
         "detection_limit": index.detection_limit,
+        "columns": columns_of(verdicts),
+        "verdicts": None if verdicts is None else verdicts.counts,
         "sort": asked["sort"],
         "descending": asked["descending"],
         "state": kept,
@@ -61,17 +68,27 @@ def feature_list(state: State, query: Query) -> dict[str, Any]:
     }
 
 
-def asked_for(query: Query) -> dict[str, Any]:
+def columns_of(verdicts: VerdictStore | None) -> dict[str, tuple[str, str]]:
+    """The columns of a table: the index's own and, where there are verdicts, theirs."""
+    return COLUMNS if verdicts is None else {**COLUMNS, "verdict": VERDICT}
+
+
+def asked_for(query: Query, verdicts: VerdictStore | None) -> dict[str, Any]:
     """The order and the filters that an address asks for, as `FeatureIndex.page` takes them. Raises UsageError."""
+    if query.get("verdict") and verdicts is None:
+        raise UsageError("`verdict`: there are none of this index here; make some with `monosemy verdicts`")
+    verdict = word(query, "verdict", ("any", *VERDICTS), "any")
     dead = word(query, "dead", ("any", "yes", "no"), "any")
     bounds = {name: number(query, name) for name in BOUNDS}
     contained = text(query, "q")
     return {
-        "sort": word(query, "sort", COLUMNS, "id"),
+        "sort": word(query, "sort", columns_of(verdicts), "id"),
         "descending": word(query, "desc", ("0", "1"), "0") == "1",
         **{name: bound for name, bound in bounds.items() if bound is not None},
         **({} if dead == "any" else {"dead": dead == "yes"}),
         **({"top_token": contained} if contained else {}),
+        **({} if verdict == "any" else {"verdict": verdict}),
+        "beside": [] if verdicts is None else [verdicts.beside],
     }
 
 
@@ -80,13 +97,13 @@ def list_state(query: Query) -> dict[str, str]:
     return {name: query[name] for name in LIST if query.get(name)}
 
 
-def beside(index: FeatureIndex, i: int, query: Query) -> tuple[str | None, str | None]:
+def beside(index: FeatureIndex, verdicts: VerdictStore | None, i: int, query: Query) -> tuple[str | None, str | None]:
     """The addresses of the features before and after `i`: in the list that the address came from, else by number."""
     kept = {"index": query.get("index", ""), **list_state(query)}
     if query.get("at"):
         at = whole(query, "at", 0)
         first = max(0, at - 1)
-        rows, _ = index.page(limit=3, offset=first, **asked_for(query))
+        rows, _ = index.page(limit=3, offset=first, **asked_for(query, verdicts))
         place = at - first
         if len(rows) > place and rows[place]["id"] == i:
             links = [address(f"/features/{row['id']}", **kept, at=first + j) for j, row in enumerate(rows)]

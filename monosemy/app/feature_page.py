@@ -10,6 +10,8 @@ from monosemy.analysis.feature import Example, Feature, FeatureIndex
 from monosemy.analysis.feature_tokens import entries
 from monosemy.analysis.neighbours import nearest_features
 from monosemy.analysis.result import as_plain
+from monosemy.analysis.verdict import FEW
+from monosemy.analysis.verdict_store import VerdictStore
 from monosemy.app.feature_list import beside
 from monosemy.app.query import Query, address
 from monosemy.app.state import State
@@ -24,7 +26,8 @@ def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
     name, index = state.index(query.get("index") or None)
     feature = state.feature(index, i)
     grid, member = state.member_of(index)
-    before, after = beside(index, i, query)
+    verdicts = state.verdicts[name]
+    before, after = beside(index, verdicts, i, query)
     lists = token_shares(index, feature)
     return {
         "feature": i,
@@ -41,6 +44,7 @@ def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
         "mean": feature.mean,
         "dead": feature.dead,
         "mcs_other_seed": feature.mcs_other_seed,
+        "neurons": None if verdicts is None else neurons(verdicts, i),
         "detection_limit": index.detection_limit,
         "has_logits": index.has_logits,
         "top_logits": feature.top_logits,
@@ -52,6 +56,12 @@ def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
         "previous": before,
         "next": after,
     }
+
+
+def neurons(verdicts: VerdictStore, i: int) -> dict[str, Any]:
+    """The neuron verdict of a feature, with what it rests on."""
+    evidence = verdicts.evidence(i)
+    return {**as_plain(evidence), "few": FEW, "tokens": verdicts.tokens, "coordinates": verdicts.coordinates}
 
 
 def neighbours_data(state: State, query: Query, i: int) -> dict[str, Any]:
@@ -94,13 +104,17 @@ def histogram(feature: Feature) -> Chart:
 
 
 def groups(feature: Feature) -> list[dict[str, Any]]:
-    """The examples by group: the strongest; intervals of a uniform sample, strongest first; where it does not fire."""
-    found = [_group("top", "Top activations", feature.examples["top"])]
+    """The examples by group: the strongest; one of each equal step of activation and quantiles of a sample, both with
+    the strongest first; where it does not fire."""
+    found = [
+        _group("top", "Top activations", feature.examples["top"]),
+        _group("uniform", "Equal steps of activation", feature.examples["uniform"][::-1]),
+    ]
     sampled = feature.examples["quantile"]
     numbers = sorted({example.group for example in sampled}, reverse=True)
     for place, wanted in enumerate(numbers):
         mine = [example for example in reversed(sampled) if example.group == wanted]
-        found.append(_group("interval", f"Interval {place + 1} of {len(numbers)}", mine))
+        found.append(_group("quantile", f"Quantile {place + 1} of {len(numbers)}", mine))
     found.append(_group("silent", "Not activating", feature.examples["random"]))
     return [group for group in found if group["examples"]]
 

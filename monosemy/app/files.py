@@ -18,7 +18,7 @@ TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 def routes() -> list[Route]:
     """`/static/{name}` for the files there are. A name that is none of theirs is never looked for on the disk."""
     files = {path.name: path for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
-    files["plotly.min.js"] = _plotly()
+    files["plotly.min.js"] = plotly()
     held = {name: path.read_bytes() for name, path in files.items()}
     tags = {name: f'"{hashlib.sha256(body).hexdigest()[:16]}"' for name, body in held.items()}
 
@@ -34,7 +34,8 @@ def routes() -> list[Route]:
     return [Route("/static/{name}", static)]
 
 
-def _plotly() -> Path:
+def plotly() -> Path:
+    """The script that the Python package of plotly carries."""
     spec = find_spec("plotly")
     assert spec is not None
     assert spec.origin is not None

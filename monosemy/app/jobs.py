@@ -40,14 +40,15 @@ class Jobs:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, key: str, work: Work) -> Job:
+    def submit(self, key: str, work: Work, again: bool = False) -> Job:
         """The job of this id: the one that is there, unless it failed or was cancelled, or else a new one.
 
-        Raises Busy if too many wait.
+        `again`: a finished one is not enough. Raises Busy if too many wait.
         """
+        over = ("failed", "cancelled", "done") if again else ("failed", "cancelled")
         with self._wake:
             known = self._jobs.get(key)
-            if known is not None and known.state not in ("failed", "cancelled") and not known.stop_asked:
+            if known is not None and known.state not in over and not known.stop_asked:
                 return self._heard(known)
             for job in [job for job in self._waiting if job.unheard(self.limits.unheard_s)]:
                 self._end(job, "cancelled", {"text": UNHEARD})

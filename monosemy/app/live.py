@@ -26,29 +26,27 @@ from starlette.routing import Route
 
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.result import Result, Table, as_plain
-from monosemy.app.analyses import ANALYSES, COMMON, Analysis
-from monosemy.app.job import Busy, Job, Outcome, Partial, Work, digest_of
+from monosemy.app.analyses import ANALYSES, Analysis
+from monosemy.app.calls import call_of, key_of
+from monosemy.app.job import Busy, Job, Outcome, Partial, Work
 from monosemy.app.jobs import Jobs
-from monosemy.app.parameters import MOST_TOKENS, Text, checked_values
-from monosemy.app.script import script_of
-from monosemy.app.state import Grid, NotFound
+from monosemy.app.parameters import MOST_TOKENS, checked_values
+from monosemy.app.recent import Recent
+from monosemy.app.references import Holds
+from monosemy.app.state import NotFound
 from monosemy.runtime import UsageError
 
 LOOK_EVERY_S, SIGN_EVERY_S = 0.1, 15.0
 ROWS = 100  # of a table that a page shows; the file has all
 
 
-class HasLab(Protocol):
+class Serves(Holds, Protocol):
     """What is needed of the `State`."""
 
-    def grid(self, name: str | None = None) -> Grid:
-        """The grid of dictionaries of that name."""
-
-    def lab(self, dictionaries: str, member: int) -> Lab:
-        """A member of it with its model and its corpus."""
+    results: Recent[Result]
 
 
-def routes(state: HasLab, jobs: Jobs | None = None, analyses: Mapping[str, Analysis] = ANALYSES) -> list[Route]:
+def routes(state: Serves, jobs: Jobs | None = None, analyses: Mapping[str, Analysis] = ANALYSES) -> list[Route]:
     """The routes above. Errors are UsageErrors, which the server words; who gives `jobs` closes them when it ends."""
     live = Live(state, Jobs() if jobs is None else jobs, analyses)
     return [
@@ -64,7 +62,7 @@ def routes(state: HasLab, jobs: Jobs | None = None, analyses: Mapping[str, Analy
 class Live:
     """The answers to these routes."""
 
-    def __init__(self, state: HasLab, jobs: Jobs, analyses: Mapping[str, Analysis]) -> None:
+    def __init__(self, state: Serves, jobs: Jobs, analyses: Mapping[str, Analysis]) -> None:
         self.state, self.jobs, self.analyses = state, jobs, analyses
 
     async def offer(self, request: Request) -> Response:
@@ -74,6 +72,7 @@ class Live:
                 name: {
                     "label": analysis.label,
                     "help": analysis.help,
+                    "page": analysis.page,
                     "parameters": {key: asdict(value) for key, value in analysis.parameters.items()},
                 }
                 for name, analysis in self.analyses.items()
@@ -86,12 +85,13 @@ class Live:
         if name not in self.analyses:
             raise NotFound(f"`analysis` (={name[:40]!r}) must be one of {', '.join(self.analyses)}")
         analysis = self.analyses[name]
-        values = checked_values({**COMMON, **analysis.parameters}, await body_of(request))
+        values = checked_values({**analysis.common, **analysis.parameters}, await body_of(request))
         grid = self.state.grid(values["dictionaries"])
-        grid.row(values["member"])
-        key = digest_of(name, values, grid.artifact.id)
+        if "member" in values:
+            grid.row(values["member"])
+        key = key_of(name, values, grid)
         try:
-            job = self.jobs.submit(key, self._work(analysis, values, grid))
+            job = self.jobs.submit(key, self._work(analysis, values, key), again=analysis.kept)
         except Busy as error:
             return JSONResponse({"error": str(error)}, 503, {"retry-after": "5"})
         return JSONResponse({"job": job.id, "state": job.state}, 202)
@@ -144,21 +144,28 @@ class Live:
                     yield ": still here\n\n"
                 await asyncio.sleep(LOOK_EVERY_S)
 
-    def _work(self, analysis: Analysis, values: Mapping[str, Any], grid: Grid) -> Work:
+    def _work(self, analysis: Analysis, values: Mapping[str, Any], key: str) -> Work:
         def work(partial: Partial) -> Outcome:
-            lab = self.state.lab(grid.name, values["member"])
-            lab.checked(values["feature"])
-            for name, parameter in analysis.parameters.items():
-                if isinstance(parameter, Text) and (count := len(lab.ids(values[name]))) > MOST_TOKENS:
-                    raise UsageError(f"`{name}` has {count} tokens and may have {MOST_TOKENS} here; shorten it")
-            given, named = analysis.arguments(values)
-            script = script_of(lab, grid.artifact.path, values["member"], analysis.function, given, named)
+            call = call_of(analysis, values, self.state)
+            if isinstance(lab := call.given[0], Lab):
+                _check(lab, analysis, values)
             each = {"each": lambda result: partial(view(analysis, result))} if analysis.streams else {}
-            result = analysis.function(lab, *given, **named, **each)
+            result = call.run(**each)
+            if analysis.kept:
+                self.state.results.put(key, result)
             table = result.table()
-            return Outcome({**view(analysis, result, table), "python": script}, table.csv())
+            shown = {**view(analysis, result, table), **as_plain(analysis.also(call.given, result))}
+            return Outcome({**shown, "python": call.python}, table.csv())
 
         return work
+
+
+def _check(lab: Lab, analysis: Analysis, values: Mapping[str, Any]) -> None:
+    if "feature" in values:
+        lab.checked(values["feature"])
+    for name, parameter in analysis.parameters.items():
+        if parameter.kind == "text" and (count := len(lab.ids(values[name]))) > MOST_TOKENS:
+            raise UsageError(f"`{name}` has {count} tokens and may have {MOST_TOKENS} here; shorten it")
 
 
 def view(analysis: Analysis, result: Result, table: Table | None = None) -> dict[str, Any]:

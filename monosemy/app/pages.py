@@ -19,6 +19,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from monosemy.app.atlas_page import atlas_data
+from monosemy.app.circuits_page import circuits_data
 from monosemy.app.compare_page import compare_data
 from monosemy.app.feature_list import COLUMNS, NUMBERS, feature_list, token_features
 from monosemy.app.feature_page import feature_data, neighbours_data
@@ -26,12 +28,21 @@ from monosemy.app.grid_page import grid_data, member_data
 from monosemy.app.lineage import lineage
 from monosemy.app.query import Query, address, text
 from monosemy.app.recent import Recent
+from monosemy.app.search_page import search_data
+from monosemy.app.splitting_page import splitting_data
 from monosemy.app.state import NotFound, State
 from monosemy.report.payload import safe_json
 from monosemy.runtime import UsageError
 
 TEMPLATES = Path(__file__).parent / "templates"
-NAV = (("/", "Runs"), ("/grid", "Grid"), ("/features", "Features"), ("/compare", "Compare"), ("/review", "Review"))
+NAV = (  # place, name, the key after g
+    ("/", "Runs", "r"),
+    ("/grid", "Grid", "g"),
+    ("/features", "Features", "f"),
+    ("/compare", "Compare", "c"),
+    ("/circuits", "Circuits", "i"),
+    ("/review", "Review", "v"),
+)
 KEPT_BYTES = 16 << 20
 THREADS, SLOW_THREADS = 4, 2
 
@@ -74,7 +85,11 @@ PAGES = (
     Page("/features/{i:int}", feature_data, "feature.html", "/features/{i:int}.json"),
     Page("/features/{i:int}/neighbours", neighbours_data, None, "/features/{i:int}/neighbours.json"),
     Page("/token", token_features, "token.html", "/token.json"),
+    Page("/search", search_data, "search.html", "/search.json"),
     Page("/compare", compare_data, "compare.html", "/compare.json", slow=True),
+    Page("/splitting", splitting_data, "splitting.html", "/splitting.json", slow=True),
+    Page("/atlas", atlas_data, "atlas.html", "/atlas.json", slow=True),
+    Page("/circuits", circuits_data, "circuits.html", "/circuits.json"),
 )
 
 
@@ -82,12 +97,13 @@ def routes(state: State) -> list[Route]:
     """The pages, their twins, and the search box."""
     kept: Recent[bytes] = Recent(KEPT_BYTES, len)
     quick, slow = CapacityLimiter(THREADS), CapacityLimiter(SLOW_THREADS)
-    found = [Route("/search", _search(state))]
+    found = []
     for page in PAGES:
         limiter = slow if page.slow else quick
         found.append(Route(page.twin, _answer(state, page, None, kept, limiter)))
         if page.template is not None:
-            found.append(Route(page.path, _answer(state, page, page.template, kept, limiter)))
+            answer = _answer(state, page, page.template, kept, limiter)
+            found.append(Route(page.path, _search(state, answer) if page.path == "/search" else answer))
     return found
 
 
@@ -98,26 +114,31 @@ def _answer(state: State, page: Page, template: str | None, kept: Recent[bytes],
         key = f"{request.url.path}?{request.url.query}"
         body = kept.get(key)
         if body is None:
-            body = kept.put(key, await to_thread.run_sync(made, request, limiter=limiter))
+            found, whole = await to_thread.run_sync(made, request, limiter=limiter)
+            body = kept.put(key, found) if whole else found
         return Response(body, media_type=kind, headers={"cache-control": "no-cache"})
 
-    def made(request: Request) -> bytes:
+    def made(request: Request) -> tuple[bytes, bool]:
+        """The page, and whether it is what it will be: one that waits for a job is not."""
         data = page.data(state, dict(request.query_params), **request.path_params)
+        whole = not data.get("pending")
         if template is None:
-            return as_json(data)
+            return as_json(data), whole
         twin = page.twin
         for name, value in request.path_params.items():
             twin = twin.replace(f"{{{name}:int}}", str(value))
         twin += f"?{request.url.query}" if request.url.query else ""
-        return rendered(template, state, data, page.path, twin)
+        return rendered(template, state, data, page.path, twin), whole
 
     return answer
 
 
-def _search(state: State) -> Answer:
+def _search(state: State, page: Answer) -> Answer:
     async def search(request: Request) -> Response:
         """A number opens that feature; the text of a token lists the features that fire on it; another text, those
-        whose most frequent token contains it."""
+        whose most frequent token contains it. Where nothing is looked for, `page`: search by a text."""
+        if "q" not in request.query_params:
+            return await page(request)
         given = request.query_params.get("q", "")
         index = request.query_params.get("index")
         name, opened = state.index(index or None)
@@ -160,6 +181,7 @@ def environment() -> Environment:
         )
         made.filters |= {"short": short, "whole": whole_number, "size": size, "data_block": safe_json}
         made.globals |= {"address": address, "COLUMNS": COLUMNS, "NUMBERS": NUMBERS, "NAV": NAV}
+        made.globals |= {"layout": "base.html", "offline": None}  # other in a static export
         _made.append(made)
     return _made[0]
 
@@ -170,7 +192,7 @@ def short(value: float | None) -> str:
         return ""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{float(f'{value:.4g}'):.10g}"
-    return f"{value:.2e}"
+    return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e+")  # as scripts write it
 
 
 def whole_number(value: int) -> str:

@@ -34,6 +34,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Name(Text):
+    """The name of something: no prompt, so the model does not read it."""
+
+    kind: str = "name"
+    longest: int = 200
+
+
+@dataclass(frozen=True)
 class Whole:
     """A whole number."""
 

@@ -4,41 +4,38 @@ numbers, and a prompt in it is a literal, whatever it holds."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from monosemy.analysis.lab import Lab
+
+@dataclass(frozen=True)
+class Opened:
+    """Something that an analysis takes and that is named in a request: its value, and the Python that opens it."""
+
+    name: str
+    """Of the variable."""
+    value: Any
+    lines: Sequence[str]
+    imports: Sequence[str] = ()
 
 
-def script_of(
-    lab: Lab,
-    dictionaries: Path,
-    member: int,
-    function: Callable[..., Any],
-    given: Sequence[Any],
-    named: Mapping[str, Any],
-) -> str:
-    """The program that opens `lab`'s files and calls `function(lab, *given, **named)`."""
-    opened = {
-        "member": member,
-        "model": lab.model.as_parent().path,
-        "tokens": str(lab.tokens.artifact.path.resolve()),
-        "index": None if lab.index is None else str(lab.index.artifact.path.resolve()),
-        "device": lab.model.device.type,
-    }
-    lines = [f"    {name}={value!r}," for name, value in opened.items() if value is not None]
-    values = [repr(value) for value in given] + [f"{name}={value!r}" for name, value in named.items()]
-    imports = sorted([f"from {function.__module__} import {function.__name__}", f"from {Lab.__module__} import Lab"])
+def script_of(function: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any]) -> str:
+    """The program that calls `function(*given, **named)`; what is Opened is opened first."""
+    held = [value for value in (*given, *named.values()) if isinstance(value, Opened)]
+    values = [_said(value) for value in given] + [f"{name}={_said(value)}" for name, value in named.items()]
+    own = f"from {function.__module__} import {function.__name__}"
+    imports = sorted({own, *(line for each in held for line in each.imports)})
     return "\n".join(
         [
             *imports,
             "",
-            "lab = Lab.open(",
-            f"    {str(dictionaries.resolve())!r},",
-            *lines,
-            ")",
-            f"result = {function.__name__}({', '.join(['lab', *values])})",
+            *(line for each in held for line in each.lines),
+            f"result = {function.__name__}({', '.join(values)})",
             "print(result.table().csv())  # result.plot() draws it, result.save(folder) keeps it",
             "",
         ]
     )
+
+
+def _said(value: Any) -> str:
+    return value.name if isinstance(value, Opened) else repr(value)

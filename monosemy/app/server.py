@@ -49,6 +49,8 @@ def make_app(run: str | Path, *, host: str = "127.0.0.1", token: str | None = No
     from starlette.applications import Starlette
 
     from monosemy.app import files, live, pages, review_pages
+    from monosemy.app.across import ACROSS
+    from monosemy.app.analyses import ANALYSES
     from monosemy.app.jobs import Jobs
     from monosemy.app.security import LOOPBACK, Guard
     from monosemy.app.state import State
@@ -62,7 +64,12 @@ def make_app(run: str | Path, *, host: str = "127.0.0.1", token: str | None = No
         yield
         jobs.close()
 
-    routes = [*pages.routes(state), *files.routes(), *live.routes(state, jobs), *review_pages.routes(state)]
+    routes = [
+        *pages.routes(state),
+        *files.routes(),
+        *live.routes(state, jobs, {**ANALYSES, **ACROSS}),
+        *review_pages.routes(state),
+    ]
     app = Starlette(routes=routes, exception_handlers=pages.errors(state), lifespan=lifespan)
     app.router.redirect_slashes = False  # an address has one spelling
     own = frozenset() if host in LOOPBACK else frozenset({host.lower(), socket.gethostname().lower()})

@@ -1,8 +1,9 @@
 """The run that a server shows: what its folder held at the start, by name.
 
 A request names things (an artifact's folder, a member's number, a feature's number); they are looked up in the tables
-here, so no path from a request reaches the file system. Feature indexes and scores are checked byte by byte when they
-are opened; of everything else the manifest is enough. The model is opened by the first live analysis, not before.
+here, so no path from a request reaches the file system. Feature indexes, their verdicts and scores are checked byte by
+byte when they are opened; of everything else the manifest is enough. The model is opened by the first live analysis,
+not before.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import torch
 
 from monosemy.analysis.feature import Feature, FeatureIndex
 from monosemy.analysis.lab import Lab
+from monosemy.analysis.moments import Moments, feature_moments
+from monosemy.analysis.result import Result
+from monosemy.analysis.verdict_store import VerdictStore
 from monosemy.app.recent import Recent
 from monosemy.artifact import Artifact, Parent, is_artifact
 from monosemy.dictionaries.store import DictionaryStore
@@ -28,6 +32,8 @@ from monosemy.report.run import KINDS, SHOWABLE, Row, without_failed
 from monosemy.runtime import UsageError
 
 LABS, MODELS = 4, 2  # dictionaries and models held open for live analyses
+MOMENTS = 2  # of dictionaries' neurons; each has N·D numbers and D²
+RESULTS = 16  # of analyses that whole pages are made of
 
 
 class NotFound(UsageError):
@@ -71,9 +77,13 @@ class State:
         scores = [Scores.open(artifact.path) for artifact in self._of("scores").values()]
         self.grids = {name: _grid(name, artifact, scores) for name, artifact in self._of("dictionaries").items()}
         self.indexes = {name: FeatureIndex.open(artifact.path) for name, artifact in self._of("features").items()}
+        stores = [VerdictStore.open(artifact.path) for artifact in self._of("verdicts").values()]
+        self.verdicts = {name: _verdicts_of(index, stores) for name, index in self.indexes.items()}
         self._labs: Recent[Lab] = Recent(LABS)
+        self._moments: Recent[Moments] = Recent(MOMENTS)
         self._models: Recent[LanguageModel] = Recent(MODELS)
         self._opening = Lock()
+        self.results: Recent[Result] = Recent(RESULTS)
 
     def grid(self, name: str | None = None) -> Grid:
         """The grid of that name; without one, the first. Raises NotFound."""
@@ -136,22 +146,46 @@ class State:
                 (grid.name, member), self._open_lab(grid, member)
             )
 
-    def _open_lab(self, grid: Grid, member: int) -> Lab:
-        name = self.indexed(grid).get(member)
-        index = None if name is None else self.indexes[name]
-        source = index.artifact if index is not None else self._source(grid)
-        model, tokens = source.parent("model"), source.parent("tokens")
-        network = self._models.get(model.id) or self._models.put(model.id, LanguageModel.load(self._place(model)))
-        return Lab.open(grid.artifact.path, member=member, model=network, tokens=self._place(tokens), index=index)
+    def moments(self, dictionaries: str, member: int, max_tokens: int) -> Moments:
+        """The moments of all features of a member over `max_tokens` tokens of its corpus; gathered once, and kept whole
+        or not at all. Raises as `lab` does."""
+        key = (dictionaries, member, max_tokens)
+        found = self._moments.get(key)
+        if found is None:
+            found = self._moments.put(key, feature_moments(self.lab(dictionaries, member), max_tokens=max_tokens))
+        return found
 
-    def _source(self, grid: Grid) -> Artifact:
-        """The activations that the grid was trained on."""
+    def activations(self, grid: Grid) -> Path:
+        """The folder of the activations that the grid was trained on. Raises UsageError where there are none."""
         if "activations" not in grid.artifact.manifest["parents"]:
-            raise UsageError(f"{grid.name}: was not trained on a model's activations, so there is no text to try on it")
+            raise UsageError(f"{grid.name}: was not trained on a model's activations, so nothing can be put through it")
         place = Path(self._place(grid.artifact.parent("activations")))
         if not (place / MANIFEST).is_file():
             raise UsageError(f"{place}: the activations that {grid.name} was trained on are gone; copy them back")
-        return _manifest_only(place)
+        return place
+
+    def source(self, grid: Grid) -> Artifact:
+        """What names the model and the tokens of a grid: an index of its features, else its activations.
+
+        Raises UsageError where there is neither.
+        """
+        name = next(iter(self.indexed(grid).values()), None)
+        return _manifest_only(self.activations(grid)) if name is None else self.indexes[name].artifact
+
+    def model_of(self, grid: Grid) -> str | None:
+        """The id of the model whose activations a grid is of; None where nothing that is still there says it."""
+        try:
+            return self.source(grid).parent("model").id
+        except UsageError:
+            return None
+
+    def _open_lab(self, grid: Grid, member: int) -> Lab:
+        name = self.indexed(grid).get(member)
+        index = None if name is None else self.indexes[name]
+        source = index.artifact if index is not None else self.source(grid)
+        model, tokens = source.parent("model"), source.parent("tokens")
+        network = self._models.get(model.id) or self._models.put(model.id, LanguageModel.load(self._place(model)))
+        return Lab.open(grid.artifact.path, member=member, model=network, tokens=self._place(tokens), index=index)
 
     def _place(self, parent: Parent) -> str:
         """Where a parent lies: in this folder, where its content is here, else where it was."""
@@ -168,6 +202,11 @@ def _found(path: Path) -> dict[str, Artifact]:
     found = [_manifest_only(folder) for folder in folders if any(is_artifact(folder, kind) for kind in KINDS)]
     found.sort(key=lambda artifact: (KINDS.index(artifact.kind), artifact.path.name != artifact.kind, artifact.path))
     return {artifact.path.name: artifact for artifact in found}
+
+
+def _verdicts_of(index: FeatureIndex, stores: Sequence[VerdictStore]) -> VerdictStore | None:
+    """The (first) neuron verdicts of an index."""
+    return next((each for each in stores if each.artifact.parent("features").id == index.artifact.id), None)
 
 
 def _grid(name: str, artifact: Artifact, scores: Sequence[Scores]) -> Grid:

@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from monosemy.analysis.feature import Example, Feature, FeatureIndex
+from monosemy.analysis.feature import GROUPS, Example, Feature, FeatureIndex
 from monosemy.runtime import Progress
 
 MOST_FEATURES = 2000  # with their examples on one page
@@ -36,8 +36,8 @@ class Table:
 def payload(index: FeatureIndex, most: int) -> dict[str, Any]:
     """What the script needs: numbers of every feature, and examples, logits and histogram of the `most` densest alive.
 
-    `examples` are [group, document, position of the peak in it, peak, tokens, values]; group is "top", "random" or the
-    number of a quantile.
+    `examples` are [group, document, position of the peak in it, peak, tokens, values]; group is "top", "uniform",
+    "random" or the number of a quantile.
     """
     table = index.table()
     densest = sorted((row for row in table if not row["dead"]), key=lambda row: -row["density"])[:most]
@@ -60,7 +60,7 @@ def pack(feature: Feature, tokens: Table, documents: Table) -> dict[str, Any]:
     """One feature, its strings as numbers."""
     examples = [
         _pack_example(kind if kind != "quantile" else example.group, example, tokens, documents)
-        for kind in ("top", "quantile", "random")
+        for kind in GROUPS
         for example in feature.examples.get(kind, [])
     ]
     return {

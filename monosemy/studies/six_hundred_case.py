@@ -67,9 +67,8 @@ class Case:
             ("uniform", "Uniform examples", "Equal steps of strength from the weakest to the strongest, one of each."),
             ("random", "Silent examples", "Windows in which it does not fire at all (checked)."),
         ):
-            found = self.shown.examples.get(group) or (self.shown.examples["quantile"] if group == "uniform" else [])
             self.page.section(heading, text)
-            self.page.table([line_of(example) for example in found[:10]])
+            self.page.table([line_of(example) for example in self.shown.examples[group][:10]])
 
     def prompts(self) -> None:
         """Context ablation, created examples, every token before and after."""

@@ -1,13 +1,14 @@
 // Draws the charts of monosemy/analysis/chart.py with plotly, in the page's own colours, light or dark.
 
-import { dataOf, element, short, whole } from "./dom.js";
+import { byId, dataOf, element, short, whole } from "./dom.js";
+import { here } from "./place.js";
 
 const SERIES = 10;
 let loading = null;
 const drawn = new Map(); // element → what draws it again
 
 function plotly() { // loaded when the first chart is drawn: it is far larger than everything else here
-  loading ||= new Promise((resolve, reject) => {
+  loading ||= window.Plotly ? Promise.resolve(window.Plotly) : new Promise((resolve, reject) => {
     const script = element("script", { src: "/static/plotly.min.js", onload: () => resolve(window.Plotly), onerror: reject });
     document.head.append(script);
   });
@@ -61,16 +62,18 @@ const marks = {
 };
 
 function axis(title, log, ink, line, values) {
-  return { title: { text: plain(title), standoff: 6 }, type: log ? "log" : "linear", color: ink, gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true,
+  return { title: { text: plain(title), standoff: 6, font: { size: 11 } }, type: log ? "log" : "linear", color: ink, gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true,
     ...(log ? logTicks(values) : {}) };
 }
 
 function logTicks(values) { // powers of ten, or 1-2-5 on a short axis; all of one size, as plotly's own are not
   const known = values.filter((value) => value > 0);
   if (!known.length) return {};
-  const low = Math.floor(Math.log10(Math.min(...known))), high = Math.ceil(Math.log10(Math.max(...known)));
-  const steps = high - low > 2 ? [1] : [1, 2, 5];
-  const tickvals = Array.from({ length: high - low + 1 }, (_, place) => steps.map((step) => Number(`${step}e${low + place}`))).flat();
+  const least = Math.min(...known), most = Math.max(...known);
+  const low = Math.floor(Math.log10(least)), high = Math.ceil(Math.log10(most));
+  const ticks = (steps) => Array.from({ length: high - low + 1 }, (_, place) => steps.map((step) => Number(`${step}e${low + place}`))).flat();
+  const tickvals = [[1], [1, 2, 5]].map(ticks).find((some) => some.filter((value) => value >= least && value <= most).length > 2);
+  if (!tickvals) return most > least ? {} : { tickmode: "array", tickvals: ticks([1, 2, 5]) }; // on a very short axis plotly's own are of one size
   return { tickmode: "array", tickvals, ticktext: tickvals.map((value) => (value >= 0.001 && value < 1e5 ? short(value) : `10<sup>${Math.round(Math.log10(value))}</sup>`)) };
 }
 
@@ -85,7 +88,7 @@ function layoutOf(chart, traces) {
   };
   for (const mark of chart.marks) {
     const named = { tickmode: "array", tickangle: -60 };
-    if (mark.mark === "bars") Object.assign(layout.xaxis, named, { tickvals: mark.labels.map((_, place) => place), ticktext: mark.labels.map(label) });
+    if (mark.mark === "bars") Object.assign(layout.xaxis, named, { showgrid: false, tickvals: mark.labels.map((_, place) => place), ticktext: mark.labels.map(label) });
     if (mark.mark === "heat") {
       Object.assign(layout.xaxis, { tickmode: "array", tickvals: mark.columns.map((_, place) => place), ticktext: mark.columns.map(label) });
       Object.assign(layout.yaxis, { tickmode: "array", tickvals: mark.rows.map((_, place) => place), ticktext: mark.rows.map(label), title: { text: plain(chart.y_label), standoff: 6 } });
@@ -110,7 +113,7 @@ export async function drawChart(target, chart, links = []) {
     target.removeAllListeners?.("plotly_click");
     target.on("plotly_click", ({ points: [point] }) => {
       const link = [point.pointNumber].flat().reduce((found, place) => found?.[place], links[owner[point.curveNumber]]);
-      if (link) location.assign(link);
+      if (link) location.assign(here(link));
     });
     return done;
   };
@@ -118,6 +121,7 @@ export async function drawChart(target, chart, links = []) {
   target.setAttribute("aria-label", `${chart.title}: ${chart.y_label} over ${chart.x_label}`);
   drawn.set(target, draw);
   await draw();
+  byId("js-plotly-tester").ariaHidden = "true"; // where plotly measures texts: an image of nothing
 }
 
 // Every list of charts on the page, each as a figure with its title.
@@ -133,8 +137,14 @@ export function drawAll() {
 }
 
 export function redraw() { // in other colours
-  for (const [target, draw] of drawn) {
-    if (target.isConnected) draw();
-    else drawn.delete(target);
+  forget();
+  for (const draw of drawn.values()) draw();
+}
+
+export function forget() { // the charts that have left the page
+  for (const target of drawn.keys()) {
+    if (target.isConnected) continue;
+    window.Plotly?.purge(target);
+    drawn.delete(target);
   }
 }

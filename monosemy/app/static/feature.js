@@ -2,6 +2,7 @@
 
 import { drawChart } from "./charts.js";
 import { byId, dataOf, digits, element, short } from "./dom.js";
+import { here, link, twin } from "./place.js";
 import { exampleLine, visible } from "./tokens.js";
 
 export function showFeature() {
@@ -14,14 +15,14 @@ export function showFeature() {
 }
 
 function groupNodes(group, max) {
-  const note = { top: "one a document", interval: `${short(group.low)} – ${short(group.high)}`, silent: "windows in which it does not fire" }[group.kind];
+  const range = `${short(group.low)} – ${short(group.high)}`;
+  const note = { top: "one a document", uniform: `one of each, ${range}`, quantile: range, silent: "windows in which it does not fire" }[group.kind];
   const heading = element("h2", {}, `${group.heading} `, element("span", { className: "dim", textContent: note }));
   return [heading, ...group.examples.map((example) => exampleLine(example, max, group.kind === "silent"))];
 }
 
 async function showNeighbours(section) {
-  const answer = await fetch(section.dataset.source);
-  const { neighbours, error } = await answer.json();
+  const { neighbours, error } = await twin(section.dataset.source);
   if (error !== undefined) {
     section.append(element("p", { className: "note", textContent: error }));
     return;
@@ -29,7 +30,7 @@ async function showNeighbours(section) {
   const body = element("tbody");
   for (const each of neighbours) {
     body.append(element("tr", {},
-      element("td", {}, element("a", { href: each.href, textContent: each.feature })),
+      element("td", {}, link(each.href, each.feature)),
       element("td", {}, element("bdi", { className: "token" }, ...(each.top_token === null ? [] : visible(each.top_token, true)))),
       element("td", { textContent: digits(each.cosine, 3), title: `cosine ${each.cosine}` })));
   }
@@ -37,13 +38,13 @@ async function showNeighbours(section) {
 }
 
 async function share() {
-  const link = new URL(byId("share").dataset.link, location.href).href;
+  const address = new URL(here(byId("share").dataset.link), location.href).href;
   const line = byId("readout");
   line.hidden = false;
   try {
-    await navigator.clipboard.writeText(link);
-    line.textContent = `Copied: ${link}`;
+    await navigator.clipboard.writeText(address);
+    line.textContent = `Copied: ${address}`;
   } catch { // not every browser lets a page write there
-    line.textContent = link;
+    line.textContent = address;
   }
 }

@@ -1,6 +1,7 @@
 // The keyboard: see the help that `?` opens.
 
 import { byId } from "./dom.js";
+import { here } from "./place.js";
 
 const GO = { r: "/", g: "/grid", f: "/features", c: "/compare", v: "/review" };
 let going = false;
@@ -32,7 +33,7 @@ const KEYS = {
 };
 
 function goTo(path) {
-  if (document.querySelector(`nav a[href="${path}"]`)) location.assign(path);
+  if (document.querySelector(`nav a[href="${here(path)}"]`)) location.assign(here(path));
 }
 
 function follow(rel) {

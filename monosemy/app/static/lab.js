@@ -1,10 +1,10 @@
 // The live lab of a feature's page: type a text, see where the feature fires, and ask for analyses of it. Each runs on
 // the server as a job that is followed by Server-Sent Events; its request is in the address, so a link repeats it.
 
-import { drawChart } from "./charts.js";
 import { element } from "./dom.js";
-import { post, report, said } from "./live.js";
-import { tokenStrip, visible } from "./tokens.js";
+import { follow } from "./live.js";
+import { panelFor } from "./panel.js";
+import { tokenStrip } from "./tokens.js";
 
 const TYPING_MS = 250;
 const AS_TYPED = "activations"; // the analysis that runs while one types
@@ -68,7 +68,7 @@ async function start(lab) {
 
   const controls = {};
   for (const [name, analysis] of Object.entries(analyses)) {
-    if (name === AS_TYPED) continue;
+    if (name === AS_TYPED || analysis.page !== "/features") continue;
     controls[name] = controlsFor(name, analysis, (values) => {
       const all = "prompt" in analysis.parameters ? { prompt: text.value, ...values } : values;
       if (all.prompt === "") {
@@ -91,8 +91,8 @@ async function start(lab) {
     const name = given.get("lab");
     if (!Object.hasOwn(controls, name ?? "")) return;
     const values = controls[name].set(given);
-    if ("prompt" in analyses[name].parameters) values.prompt = text.value;
-    if (values.prompt !== "") ask(name, values);
+    const all = "prompt" in analyses[name].parameters ? { prompt: text.value, ...values } : values; // as a button gives them
+    if (all.prompt !== "") ask(name, all);
   }
   addEventListener("hashchange", replay);
   replay();
@@ -146,159 +146,8 @@ function fieldFor(parameter, id) {
   });
 }
 
-// Where one analysis shows itself: title, progress, cancel, link, Python, table, and its strips and charts.
-function panelFor(analysis, href, most) {
-  const bar = element("progress", {});
-  const words = element("span", { role: "status", ariaLive: "polite" }, "waiting");
-  const cancel = element("button", { type: "button" }, "Cancel");
-  const tools = element("span", { className: "lab-tools" }, element("a", { href }, "link"));
-  const body = element("div", { className: "lab-body" });
-  const root = element("section", { className: "lab-result", ariaLabel: analysis.label },
-    element("h3", {}, analysis.label), element("p", { className: "lab-progress" }, bar, words, cancel), tools, body);
-  let job = null;
-  cancel.addEventListener("click", () => job?.cancel());
-
-  function end(what) {
-    bar.remove();
-    cancel.remove();
-    words.textContent = what;
-  }
-  return {
-    root,
-    watch(followed) { job = followed; },
-    said(what) { words.textContent = what; },
-    progress(data) {
-      if (data.total) {
-        bar.max = data.total;
-        bar.value = data.done;
-      }
-      const left = data.left_s === null ? "" : `, ${Math.ceil(data.left_s)} s left`;
-      const share = data.total ? ` ${Math.floor((100 * data.done) / data.total)} %` : "";
-      report(words, `${data.label}${share}${left}`);
-    },
-    partial(data) { fill(body, data, most); },
-    done(data, id) {
-      end("done");
-      fill(body, data, most);
-      tools.append(copyButton(data.python), element("a", { href: `/api/jobs/${id}/table.csv`, download: "" }, "table as CSV"));
-    },
-    failed(what) {
-      end(what);
-      root.classList.add("lab-failed");
-    },
-  };
-}
-
-function copyButton(source) {
-  const button = element("button", { type: "button", title: source }, "Copy as Python");
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(source);
-      button.textContent = "Copied";
-    } catch { // no leave to write to the clipboard: show it instead
-      const shown = element("textarea", { readOnly: true, rows: 12, value: source, ariaLabel: "The Python program" });
-      button.replaceWith(shown);
-      shown.select();
-    }
-  });
-  return button;
-}
-
-function fill(body, data, most) {
-  const facts = element("dl", { className: "numbers" });
-  for (const [name, value] of Object.entries(data.facts)) {
-    facts.append(element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, element("bdi", {}, said(value)))));
-  }
-  const strips = data.strips.flatMap((strip) =>
-    [element("p", { className: "dim" }, strip.label), tokenStrip(strip.tokens, strip.values, most, { label: strip.label })]);
-  const charts = element("div", { className: "charts" });
-  body.replaceChildren(facts, ...strips, charts, tableOf(data.table));
-  for (const chart of data.charts) { // drawn once they are on the page: plotly measures its place
-    const place = element("div", { className: "chart" });
-    charts.append(element("figure", {}, element("figcaption", {}, chart.title), place));
-    drawChart(place, chart);
-  }
-}
-
-// A number or a text; texts are mostly tokens, whose blanks are to be seen.
-function cellOf(value) {
-  return typeof value === "string" ? element("bdi", {}, ...visible(value, true)) : said(value);
-}
-
-function tableOf(table) {
-  if (table === null) return "";
-  const { columns, rows, total } = table;
-  const head = element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name.replaceAll("_", " "))));
-  const lines = rows.map((row) => element("tr", {}, ...row.map((cell) => element("td", {}, cellOf(cell)))));
-  const some = rows.length < total ? ` (the first ${rows.length} of ${total})` : "";
-  return element("details", { className: "lab-table" }, element("summary", {}, `Table${some}`),
-    element("table", {}, element("thead", {}, head), element("tbody", {}, ...lines)));
-}
-
 function link(name, values) {
   return `${location.pathname}${location.search}#${new URLSearchParams({ lab: name, ...values })}`;
-}
-
-// Ask for an analysis and tell `watcher` what becomes of it, through broken connections and a server that restarts:
-// asking again joins the job that is there.
-function follow(name, request, watcher) {
-  let source = null;
-  let id = null;
-  let given = false;
-
-  async function ask() {
-    if (given) return;
-    const answer = await post(`/api/live/${name}`, request);
-    if (given) {
-      if (answer.job) fetch(`/api/jobs/${answer.job}`, { method: "DELETE" });
-    } else if (answer.job) {
-      id = answer.job;
-      listen();
-    } else if (answer.unreachable) {
-      watcher.said?.("The server does not answer; asking again.");
-      setTimeout(ask, 2000);
-    } else {
-      finish();
-      watcher.failed(answer.error);
-    }
-  }
-
-  function listen() {
-    source = new EventSource(`/api/jobs/${id}/events`);
-    const on = (kind, then) => source.addEventListener(kind, (event) => then(JSON.parse(event.data)));
-    on("progress", (data) => watcher.progress?.(data));
-    on("partial", (data) => watcher.partial?.(data));
-    on("done", (data) => { finish(); watcher.done(data, id); });
-    on("failed", (data) => { finish(); watcher.failed(data.text); });
-    on("cancelled", (data) => { finish(); watcher.failed(data.text); });
-    source.onerror = () => {
-      if (given) return;
-      watcher.said?.("The connection is lost; waiting for the server.");
-      if (source.readyState === EventSource.CLOSED) setTimeout(ask, 1000);
-    };
-  }
-
-  function finish() {
-    given = true;
-    source?.close();
-  }
-
-  ask();
-  const remove = () => { if (id !== null && !given) fetch(`/api/jobs/${id}`, { method: "DELETE" }); };
-  return {
-    // Ask the server to stop it, and hear that it did.
-    cancel() {
-      remove();
-      if (id !== null || given) return;
-      given = true; // its job is not known yet, and is let go of as soon as it is
-      watcher.failed("cancelled");
-    },
-    // Stop it and hear no more of it.
-    drop() {
-      remove();
-      finish();
-    },
-  };
 }
 
 const lab = document.getElementById("lab");

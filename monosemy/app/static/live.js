@@ -1,4 +1,4 @@
-// What the live lab and the review pages share: requests, and words for what came back.
+// What live pages share: requests, jobs that are followed by Server-Sent Events, and words for what came back.
 
 import { short, whole } from "./dom.js";
 
@@ -32,4 +32,66 @@ export function report(place, words) {
   if (now - Number(place.dataset.told ?? -Infinity) < 2000) return;
   place.dataset.told = String(now);
   place.textContent = words;
+}
+
+// Ask for an analysis and tell `watcher` what becomes of it, through broken connections and a server that restarts:
+// asking again joins the job that is there.
+export function follow(name, request, watcher) {
+  let source = null;
+  let id = null;
+  let given = false;
+
+  async function ask() {
+    if (given) return;
+    const answer = await post(`/api/live/${name}`, request);
+    if (given) {
+      if (answer.job) fetch(`/api/jobs/${answer.job}`, { method: "DELETE" });
+    } else if (answer.job) {
+      id = answer.job;
+      listen();
+    } else if (answer.unreachable) {
+      watcher.said?.("The server does not answer; asking again.");
+      setTimeout(ask, 2000);
+    } else {
+      finish();
+      watcher.failed(answer.error);
+    }
+  }
+
+  function listen() {
+    source = new EventSource(`/api/jobs/${id}/events`);
+    const on = (kind, then) => source.addEventListener(kind, (event) => then(JSON.parse(event.data)));
+    on("progress", (data) => watcher.progress?.(data));
+    on("partial", (data) => watcher.partial?.(data));
+    on("done", (data) => { finish(); watcher.done(data, id); });
+    on("failed", (data) => { finish(); watcher.failed(data.text); });
+    on("cancelled", (data) => { finish(); watcher.failed(data.text); });
+    source.onerror = () => {
+      if (given) return;
+      watcher.said?.("The connection is lost; waiting for the server.");
+      if (source.readyState === EventSource.CLOSED) setTimeout(ask, 1000);
+    };
+  }
+
+  function finish() {
+    given = true;
+    source?.close();
+  }
+
+  ask();
+  const remove = () => { if (id !== null && !given) fetch(`/api/jobs/${id}`, { method: "DELETE" }); };
+  return {
+    // Ask the server to stop it, and hear that it did.
+    cancel() {
+      remove();
+      if (id !== null || given) return;
+      given = true; // its job is not known yet, and is let go of as soon as it is
+      watcher.failed("cancelled");
+    },
+    // Stop it and hear no more of it.
+    drop() {
+      remove();
+      finish();
+    },
+  };
 }

@@ -223,12 +223,17 @@ if (byId("agreement")) startAgreement(byId("agreement"));
 const who = byId("review-who");
 if (who) {
   byId("reviewer").value = kept("reviewer");
-  who.addEventListener("submit", (event) => {
+  who.addEventListener("submit", async (event) => {
     event.preventDefault();
     const reviewer = byId("reviewer").value.trim();
     if (!reviewer) return;
     kept("reviewer", reviewer);
     who.hidden = true;
-    begin(byId("review"), reviewer);
+    try {
+      await begin(byId("review"), reviewer);
+    } catch (error) {
+      who.hidden = false;
+      byId("review-said").textContent = error instanceof TypeError ? "The server does not answer; begin again when it is back." : error.message;
+    }
   });
 }

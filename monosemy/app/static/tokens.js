@@ -62,10 +62,11 @@ export function showTokens(root) {
   for (const node of root.querySelectorAll("[data-token]")) node.replaceChildren(...visible(node.dataset.token, true));
 }
 
+// Pages that have a line for it tell what the token under the pointer or the cursor is.
 export function readOut() {
-  const line = byId("readout");
-  if (!line) return;
   const say = (token) => {
+    const line = byId("readout");
+    if (!line) return;
     document.querySelectorAll(".t.cursor").forEach((other) => other.classList.remove("cursor"));
     token.classList.add("cursor");
     const shown = element("b", {}, ...visible(token.dataset.text, true));
@@ -83,7 +84,7 @@ export function readOut() {
   });
   document.addEventListener("keydown", (event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key], strip = event.target.closest?.(".strip");
-    if (!by || !strip) return;
+    if (!by || !strip || !byId("readout")) return;
     event.preventDefault();
     const turn = getComputedStyle(strip).direction === "rtl" ? -by : by; // the arrow points where the eye goes
     const all = [...strip.querySelectorAll(".t")];

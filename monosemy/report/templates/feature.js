@@ -114,8 +114,10 @@ function examples(row, data) {
     nodes.push(...groups.get(group).map((example) => exampleLine(example, row, data)));
   };
   add("top", "Top activations ", "one a document");
+  (groups.get("uniform") || []).reverse(); // strongest first, as above
+  add("uniform", "Equal steps of activation ", "one of each");
   quantiles.forEach((group, place) => {
-    groups.get(group).reverse(); // strongest first, as above
+    groups.get(group).reverse();
     const peaks = groups.get(group).map(peak);
     const rank = quantiles.length === 1 ? "" : place === 0 ? ", strongest" : place === quantiles.length - 1 ? ", weakest" : "";
     add(group, `Quantile ${quantiles.length - place} of ${quantiles.length}${rank} `, `${short(Math.min(...peaks))} – ${short(Math.max(...peaks))}`);

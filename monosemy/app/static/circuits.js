@@ -1,0 +1,123 @@
+// Circuits: asks for a feature's parents and children, draws them, and tells how far the prediction holds. What was
+// asked for is in the address behind #, so a link repeats it.
+
+import { byId, dataOf, element, short, whole } from "./dom.js";
+import { graphOf } from "./graph.js";
+import { follow } from "./live.js";
+import { panelFor } from "./panel.js";
+import { visible } from "./tokens.js";
+
+const TRUSTED = 0.8; // the correlation from which a prediction is called good,
+const FAR = 2; // unless it is so many times too small or too large
+const SIDES = ["parents", "children"];
+
+function start(form) {
+  const data = dataOf("circuits-data");
+  const found = {}, running = {};
+
+  function values() {
+    const chosen = SIDES.filter((side) => byId(`circuit-${side}`)).map((side) => [side, byId(`circuit-${side}`).value]);
+    return { ...Object.fromEntries(chosen), top: byId("circuit-top").value, rows: byId("circuit-rows").value };
+  }
+
+  function ask(side, given) {
+    const at = given[side].lastIndexOf("/"), other = given[side].slice(0, at), otherMember = Number(given[side].slice(at + 1));
+    const request = {
+      dictionaries: data.grid, member: data.member, feature: data.feature, other, other_member: otherMember, top: Number(given.top), rows: Number(given.rows),
+    };
+    running[side]?.drop();
+    const label = `${side === "parents" ? "Parents" : "Children"} in member ${otherMember} of ${other}`;
+    const panel = panelFor({ label }, location.href, null, (body, result) => {
+      found[side] = { ...result, other, otherMember };
+      body.replaceChildren(...told(result), tableOf(result, other, otherMember));
+      draw();
+    });
+    byId(`circuit-${side}-result`).replaceChildren(panel.root);
+    running[side] = follow(side, request, panel);
+    panel.watch(running[side]);
+  }
+
+  function draw() {
+    const middle = { label: nameOf(data.feature, data.top_token), said: `feature ${data.feature}, whose circuit this is`, href: data.href || location.href };
+    byId("circuit-graph").replaceChildren(graphOf(middle, ...SIDES.map((side) => (found[side] ? nodesOf(found[side]) : []))));
+    byId("circuit-legend").hidden = false;
+  }
+
+  function press(sides) {
+    if (!form.reportValidity()) return;
+    const given = values();
+    const kept = Object.fromEntries(Object.entries(given).filter(([name]) => !SIDES.includes(name) || sides.includes(name) || found[name]));
+    history.replaceState(null, "", `${location.pathname}${location.search}#${new URLSearchParams(kept)}`);
+    for (const side of sides) ask(side, given);
+  }
+
+  function replay() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    for (const [name, value] of given) {
+      const field = byId(`circuit-${name}`);
+      if (field) field.value = value;
+    }
+    const asked = SIDES.filter((side) => given.has(side) && byId(`circuit-${side}`));
+    const here = asked.filter((side) => byId(`circuit-${side}`).value === given.get(side)); // a dictionary that is not here is not asked for
+    if (here.length) press(here);
+  }
+
+  for (const button of form.querySelectorAll("button[data-side]")) button.addEventListener("click", () => press([button.dataset.side]));
+  addEventListener("hashchange", replay);
+  replay();
+}
+
+const seen = (token) => visible(token, true).map((part) => (typeof part === "string" ? part : part.textContent)).join("");
+const nameOf = (feature, token) => (token === null ? String(feature) : `${feature}  ${seen(token)}`);
+
+function nodesOf({ edges, ends, other, otherMember }) {
+  return edges.map((edge, place) => ({
+    ...edge,
+    label: nameOf(edge.feature, ends[place].top_token),
+    said: `feature ${edge.feature}: predicted ${short(edge.attribution)}, measured ${short(edge.ablation)}; its own circuit`,
+    href: `/circuits?${new URLSearchParams({ grid: other, member: otherMember, feature: edge.feature })}`,
+  }));
+}
+
+// In words: over what, and whether the measurement bears the prediction out.
+function told({ edges, facts }) {
+  const over = `${whole(facts.rows)} rows of the corpus in which the feature fires, ${whole(facts.tokens)} tokens.`;
+  if (!edges.length) return [element("p", {}, `No connection: nothing reaches it, in ${over}`)];
+  const alike = edges.filter((edge) => edge.attribution * edge.ablation > 0).length;
+  const signs = `${alike} of ${edges.length} have the same sign.`;
+  const r = facts.correlation;
+  const words = r === undefined ? "Too few connections, or all alike, for a correlation of prediction and measurement."
+    : `Prediction (gradient × activation) and measurement (ablation) correlate at r = ${short(r)} over these ${edges.length}.`;
+  const sum = (what) => edges.reduce((all, edge) => all + Math.abs(edge[what]), 0);
+  const times = sum("ablation") / sum("attribution");
+  const sizes = ` In size, what was measured is ${times.toPrecision(2)} times the prediction.`;
+  const good = r !== undefined && r >= TRUSTED && times < FAR && times > 1 / FAR;
+  const caution = good ? "" : " Go by what was measured: the prediction alone is off.";
+  const rest = facts.error === undefined ? [] : [element("p", { className: "dim" },
+    `What no early feature explains gives ${short(facts.error)} to the late code, by gradient × activation.`)];
+  return [element("p", {}, over), element("p", { className: caution ? "note" : "" }, `${words} ${signs}${sizes}${caution}`), ...rest];
+}
+
+function tableOf({ edges, ends }, other, otherMember) {
+  const heads = [["feature", "its page, where it is indexed"], ["token", "on which it fires most often"],
+    ["predicted", "gradient × activation, mean over the late feature's firings"], ["measured", "what the late code loses without the early feature, mean over the same firings"],
+    ["positions", "tokens on which the late feature fires"], ["circuit", "of that feature"]];
+  const head = element("tr", {}, ...heads.map(([name, title]) => element("th", { scope: "col", title }, name)));
+  const lines = edges.map((edge, place) => {
+    const { href, top_token: token } = ends[place];
+    const circuit = `/circuits?${new URLSearchParams({ grid: other, member: otherMember, feature: edge.feature })}`;
+    const row = element("tr", {},
+      element("th", { scope: "row" }, href === null ? String(edge.feature) : element("a", { href }, String(edge.feature))),
+      element("td", { className: "word" }, ...(token === null ? [] : [element("bdi", { className: "token" }, ...visible(token, true))])),
+      element("td", { title: edge.attribution }, short(edge.attribution)),
+      element("td", { title: edge.ablation }, short(edge.ablation)),
+      element("td", {}, whole(edge.firings)),
+      element("td", { className: "word" }, element("a", { href: circuit, ariaLabel: `circuit of feature ${edge.feature}` }, "→")));
+    row.dataset.row = "";
+    return row;
+  });
+  return element("div", { className: "scroll" }, element("table", { className: "data", ariaLabel: "Connections" }, element("thead", {}, head), element("tbody", {}, ...lines)));
+}
+
+const form = byId("circuit-form");
+if (form) start(form);
