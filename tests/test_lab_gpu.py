@@ -1,4 +1,4 @@
-"""The lab on a GPU gives what it gives on the CPU: every tensor is made on the right device, and bf16 codes are fp32."""
+"""The lab on a GPU gives what it gives on the CPU, every tensor on the right device; codes of bf16 models are fp32."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def test_codes_of_a_bf16_model_are_fp32(tmp_path: Path) -> None:
     lab = network_lab(tmp_path)
     lab = replace(lab, model=LanguageModel.load(tmp_path / "model", device="cpu", dtype="bf16"))
     batch = lab.batch([PROMPT])
-    x_BCD, codes_BCN = lab.x(batch), lab.codes(batch)
+    x_XD, codes_XN = lab.x(batch)[0], lab.codes(batch)[0]
     assert lab.model.dtype == torch.bfloat16
-    assert torch.equal(x_BCD, x_BCD.bfloat16().float())
-    torch.testing.assert_close(codes_BCN, lab.dictionary.encode(x_BCD))
-    assert codes_BCN.dtype == torch.float32
-    assert not torch.equal(codes_BCN, codes_BCN.bfloat16().float())
+    assert torch.equal(x_XD, x_XD.bfloat16().float())
+    torch.testing.assert_close(codes_XN, lab.dictionary.encode(x_XD))
+    assert codes_XN.dtype == torch.float32
+    assert not torch.equal(codes_XN, codes_XN.bfloat16().float())

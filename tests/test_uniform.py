@@ -10,24 +10,25 @@ import torch
 from scipy.stats import chi2
 
 from monosemy.analysis import uniform
-from monosemy.analysis.examples import Keys
+from monosemy.analysis.examples import Keys, Offer
 from monosemy.analysis.firings import Block, Window
 from monosemy.analysis.uniform import UniformExamples
 from monosemy.runtime import generator_for
 
 CPU = torch.device("cpu")
+ALONE = Window(0, 0)
 N_TOKENS, WIDTH, CONTEXT = 400, 40, 20
 Codes = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-WORLDS: dict[str, Codes] = {  # from a uniform number a code, 0 to 1, and its place, 0 to 1
-    "even": lambda u, place: u,
-    "heavy tail": lambda u, place: u**-1.5 - 1,
-    "near 0": lambda u, place: -u.log() * 1e-30,
-    "far from 0": lambda u, place: 1000 + u,
-    "a threshold": lambda u, place: 0.5 - u.log(),
-    "two heaps far apart": lambda u, place: torch.where(u < 0.5, 1 + u * 1e-3, 50 + u * 1e-3),
-    "whole numbers": lambda u, place: (4 * u).ceil(),
-    "one strength": lambda u, place: torch.full_like(u, 2.5),
+WORLDS: dict[str, Codes] = {  # from uniform numbers, and places in the corpus from 0 to 1, the codes
+    "even": lambda u, _: u,
+    "heavy tail": lambda u, _: u**-1.5 - 1,
+    "near 0": lambda u, _: -u.log() * 1e-30,
+    "far from 0": lambda u, _: 1000 + u,
+    "a threshold": lambda u, _: 0.5 - u.log(),
+    "two heaps far apart": lambda u, _: torch.where(u < 0.5, 1 + u * 1e-3, 50 + u * 1e-3),
+    "whole numbers": lambda u, _: (4 * u).ceil(),
+    "one strength": lambda u, _: torch.full_like(u, 2.5),
     "ever stronger": lambda u, place: u * 2 ** (12 * place),
     "ever weaker": lambda u, place: 1 + u * 2 ** (-12 * place),
     "weaker than all before": lambda u, place: 2 - place.expand_as(u),
@@ -56,7 +57,7 @@ def blocks(codes_TN: torch.Tensor, at_once: int) -> list[Block]:
     return found
 
 
-def collected(codes_TN: torch.Tensor, bins: int, at_once: int, window: Window = Window(0, 0)) -> UniformExamples:
+def collected(codes_TN: torch.Tensor, bins: int, at_once: int, window: Window = ALONE) -> UniformExamples:
     collector = UniformExamples(codes_TN.shape[1], window, CPU, bins, seed=0)
     for block in blocks(codes_TN, at_once):
         collector.add(block)
@@ -75,7 +76,7 @@ def drawn_by_hand(codes_TN: torch.Tensor, bins: int) -> torch.Tensor:
         if len(fired_Q):
             step = (strength_Q.max() - strength_Q.min()) / bins
             number_Q = ((strength_Q - strength_Q.min()) / step).long().clamp_max(bins - 1) if step else 0 * fired_Q
-            for number in number_Q.unique().tolist():
+            for number in sorted(set(number_Q.tolist())):
                 mine = fired_Q[number_Q == number]
                 offset_NK[i, number] = mine[key_T[mine].argmax()]
     return offset_NK
@@ -116,6 +117,9 @@ def test_the_table_grows_where_a_feature_has_more_and_stays_small() -> None:
     kept_N = (eight.key_NS >= 0).sum(dim=1).double()
     assert 16 < kept_N.mean() < 22
     assert kept_N.max() < 32
+    for world, most in ("one strength", 1), ("whole numbers", 4):  # of equal strengths one is enough
+        few = collected(codes_of(world), 8, 100)
+        assert (few.key_NS >= 0).sum(dim=1).max() == most
 
 
 @pytest.mark.parametrize(("world", "share"), [("even", 0.05), ("heavy tail", 0.4), ("far from 0", 0.1)])
@@ -125,7 +129,7 @@ def test_most_firings_are_shut_out_at_once(world: str, share: float) -> None:
     collector = collected(codes_TN[:6000], 8, 250)
     late = Block.of(codes_TN[6000:], torch.arange(6000, 8000), torch.zeros(2000).long(), torch.ones(2000).long())
     key_P = collector._keys.of(late.offset_X, late.token_P, late.feature_P)
-    passed_P = collector._may_stay(uniform.Offer(late.feature_P, late.token_P, key_P), late.value_P)
+    passed_P = collector._may_stay(Offer(late.feature_P, late.token_P, key_P), late.value_P)
     assert float(passed_P.double().mean()) < share
 
 

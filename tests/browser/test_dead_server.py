@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import forgive, screenshot
-from laboratory import progress, result, said, start_slow
+from laboratory import SLOW, progress, result, said, start_slow
 from reviewing import begin, session, shown, status
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
@@ -25,7 +25,7 @@ def mortal(lab_folder: Path) -> Iterator[Server]:
 
 def test_in_the_middle_of_a_scan(browser: Chrome, mortal: Server) -> None:
     """The page waits, asks again when the server is back, and shows the result without being touched."""
-    start_slow(browser, mortal, mortal.features[6])
+    start_slow(browser, mortal, SLOW)
     mortal.kill()
     said(browser, "The connection is lost; waiting for the server.")
     screenshot(browser, "dead-scan")

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
 from conftest import screenshot
-from laboratory import SLOW, press, progress, result, said, start_slow
+from laboratory import SLOW, ask_slow, page_of, press, progress, result, said, start_slow
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
-from serving import Server, until
-
-# Each test asks about another feature, so that none finds another's answer.
+from serving import Server, until, visit
 
 
-@pytest.fixture(scope="module")
-def features(lab: Server) -> list[int]:
-    return lab.features
-
-
-def jobs_of(lab: Server, feature: int) -> str:
-    """The state of the slow analysis of a feature; asking joins the job that is there."""
-    asked = {"dictionaries": "dictionaries", "member": 0, "feature": feature, "max_tokens": int(SLOW["max_tokens"])}
+def state_of(lab: Server, tokens: int) -> str:
+    """The state of the slow analysis; asking joins the job that is there."""
+    asked = {"dictionaries": "dictionaries", "member": 0, "feature": lab.features[0], "max_tokens": tokens}
     return str(lab.json("/api/live/neurons", asked)["state"])
 
 
-def test_a_cancelled_scan(browser: Chrome, lab: Server, features: list[int]) -> None:
+def test_a_cancelled_scan(browser: Chrome, lab: Server) -> None:
     """It stops in the middle and says so, and the one worker is free for the next analysis at once."""
-    start_slow(browser, lab, features[1])
+    start_slow(browser, lab, SLOW + 1)
     said(browser, "%")
     screenshot(browser, "live-progress")
     press(browser, "Cancel")
@@ -39,9 +31,9 @@ def test_a_cancelled_scan(browser: Chrome, lab: Server, features: list[int]) -> 
     assert result(browser)["title"] == "Logits"
 
 
-def test_a_waiting_scan_is_cancelled_at_once(browser: Chrome, lab: Server, features: list[int]) -> None:
+def test_a_waiting_scan_is_cancelled_at_once(browser: Chrome, lab: Server) -> None:
     """What waits behind another does not hold it up, nor wait for it to stop."""
-    start_slow(browser, lab, features[2])
+    start_slow(browser, lab, SLOW + 2)
     press(browser, "Every token alone")
     said(browser, "waiting")
     before = progress_of(browser, 1)
@@ -52,39 +44,37 @@ def test_a_waiting_scan_is_cancelled_at_once(browser: Chrome, lab: Server, featu
     said(browser, "cancelled", 1)
 
 
-def test_a_reload_in_the_middle(browser: Chrome, lab: Server, features: list[int]) -> None:
+def test_a_reload_in_the_middle(browser: Chrome, lab: Server) -> None:
     """The page finds the same job again, as far as it has come, and its result."""
-    before = start_slow(browser, lab, features[3])
+    before = start_slow(browser, lab, SLOW + 3)
     browser.refresh()
     after = progress(browser)
     assert after >= before
-    assert jobs_of(lab, features[3]) == "running"
+    assert state_of(lab, SLOW + 3) == "running"
     assert result(browser)["rows"]
-    assert jobs_of(lab, features[3]) == "done"
+    assert state_of(lab, SLOW + 3) == "done"
 
 
-def test_two_tabs(browser: Chrome, lab: Server, features: list[int]) -> None:
+def test_two_tabs(browser: Chrome, lab: Server) -> None:
     """Both see the one job's progress and its result; what one cancels, the other is told of."""
     first = browser.current_window_handle
-    visit(browser, page_of(lab, features[4]))
+    visit(browser, page_of(lab, lab.features[0]))
     browser.switch_to.new_window("tab")
     second = browser.current_window_handle
-    visit(browser, page_of(lab, features[4]))
-    before = ask_slow(browser)
+    visit(browser, page_of(lab, lab.features[0]))
+    before = ask_slow(browser, SLOW + 4)
     browser.switch_to.window(first)
-    assert ask_slow(browser) >= before
+    assert ask_slow(browser, SLOW + 4) >= before
     found = result(browser)
     browser.switch_to.window(second)
     assert result(browser) == found
 
-    visit(browser, page_of(lab, features[5]))
+    ask_slow(browser, SLOW + 5)
     browser.switch_to.window(first)
-    start_slow(browser, lab, features[5])
-    browser.switch_to.window(second)
-    ask_slow(browser)
+    ask_slow(browser, SLOW + 5)
     press(browser, "Cancel")
     said(browser, "cancelled")
-    browser.switch_to.window(first)
+    browser.switch_to.window(second)
     said(browser, "cancelled")
 
 
