@@ -27,7 +27,7 @@ def test_a_corpus(browser: Chrome, hostile: Server) -> None:
         nothing_happened(browser)
         texts += browser.find_element(By.ID, "examples").text
     assert "<img src" in texts.replace("·", " ")
-    assert NAME in browser.find_element(By.CSS_SELECTOR, ".example .source").get_attribute("title")
+    assert NAME in str(browser.find_element(By.CSS_SELECTOR, ".example .source").get_attribute("title"))
 
 
 def test_a_prompt(browser: Chrome, lab: Server) -> None:
