@@ -29,6 +29,7 @@ def texts(source: str | Path, **options: str) -> list[str]:
         ("a.jsonl.zst", zstandard.ZstdCompressor().compress(LINES)),
         ("b.jsonl.zst", b"".join(zstandard.ZstdCompressor().compress(half) for half in (LINES[:20], LINES[20:]))),
     ],
+    ids=["plain", "gzip", "zstd", "zstd in two frames"],
 )
 def test_json_lines_plain_and_compressed(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
