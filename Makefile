@@ -52,6 +52,8 @@ bench: setup
 	$(BENCH) benchmarks/steps.py
 	$(BIN)/python benchmarks/kernel_phases.py
 	$(BIN)/python benchmarks/ways.py
+	$(BIN)/python benchmarks/vocabulary.py
+	$(BENCH) benchmarks/index.py
 
 # How good dictionaries are beside the peers', and the studies behind the defaults: about an hour on two cores.
 bench-quality: setup
@@ -75,7 +77,8 @@ bench-env: .bench-env/.ready
 	test -x .bench-env/bin/python || python3 -m venv .bench-env
 	.bench-env/bin/python -m pip install --quiet torch==2.13.0 sae-lens==6.54.12 nnsight matplotlib==3.11.2 \
 		numba==0.68.1 natsort schedulefree simple-parsing datasets
-	.bench-env/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 eai-sparsify==1.3.3 --editable .
+	.bench-env/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 eai-sparsify==1.3.3 --editable . \
+		sae-dashboard==0.8.0 dataclasses-json marshmallow typing-inspect mypy-extensions eindex-callum decode-clt
 	touch .bench-env/.ready
 
 clean:

@@ -65,18 +65,38 @@ def command(module: str, function: str) -> Callable[..., None]:
 
     run.__signature__ = _signature(analysis)  # type: ignore[attr-defined]
     run.__annotations__ = {name: each.annotation for name, each in _signature(analysis).parameters.items()}
-    paragraphs = (inspect.getdoc(analysis) or "").split("\n\n")
-    run.__doc__ = "\n\n".join([*(" ".join(paragraph.split()) for paragraph in paragraphs), ARGUMENTS])
+    first = (inspect.getdoc(analysis) or "").split("\n\n")[0]  # the rest tells of Python
+    said = [f"    {name}: {HELP[name]}" for name in _signature(analysis).parameters if name in HELP]
+    run.__doc__ = "\n".join([" ".join(first.split()), "", "Args:", *said])
     return run
 
 
-ARGUMENTS = """Args:
-    run: A run folder, with dictionaries, tokens, a model and features.
-    member: The dictionary's number (default: the one whose features are indexed).
-    out: A folder for the result with its pictures; without it the table is printed (all of it as CSV into a pipe or
-        file, its beginning on a terminal).
-    json: Print JSON instead of a table.
-"""
+HELP = {
+    "run": "A run folder, with dictionaries, tokens, a model and features.",
+    "feature": "The feature's number.",
+    "features": "Features by number (default: chosen by the analysis).",
+    "prompt": "A text for the model to read; a BOS token is added where the corpus has one.",
+    "prompts": "Texts to go on from.",
+    "texts": "Texts for the model to read.",
+    "where": "Where each token of the vocabulary goes: after the prompt, before it, in place of one token, or alone.",
+    "position": "For replace: which token of the prompt; BOS, where there is one, is number 0.",
+    "plausible": "Only tokens that the model itself finds at least this probable there.",
+    "top": "How many of the strongest are named.",
+    "target": "A token, by text or number (default: the one the model finds most likely).",
+    "examples": "How many of the feature's strongest examples.",
+    "max_tokens": "Look at no more tokens of the corpus than these (default: all).",
+    "ks": "How many neurons.",
+    "choose": "How neurons are chosen: forward (each time the one that adds most) or difference (of means).",
+    "controls": "Directions to compare with.",
+    "n": "How many features.",
+    "n_features": "How many features are named.",
+    "n_tokens": "How many tokens of either side.",
+    "seed": "Of what is drawn.",
+    "member": "The dictionary's number (default: the one whose features are indexed).",
+    "out": "A folder for the result with its pictures; without it the table is printed: all of it as CSV into a pipe "
+    "or file, its beginning on a terminal.",
+    "json": "Print JSON instead of a table.",
+}
 SHOWN = 40  # rows of a table on a terminal
 
 
@@ -196,7 +216,7 @@ def _said(hint: Any) -> Mapping[str, Any]:
     """How a command line says an argument: prompts as text, settings flat with their own defaults."""
     kinds = set(get_args(hint))
     if set(get_args(Prompt)) <= kinds:
-        return {"annotation": str | None if type(None) in kinds else str}
+        return {"annotation": str | None, "default": None} if type(None) in kinds else {"annotation": str}
     if hint == Sequence[Prompt]:
         return {"annotation": tuple[str, ...]}
     settings = [kind for kind in kinds if getattr(kind, "__module__", "").startswith("monosemy.")]
