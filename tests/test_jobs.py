@@ -1,4 +1,4 @@
-"""Live analyses as jobs: joining, progress, partial results, cancel, the full queue, errors, what is kept."""
+"""Live analyses as jobs: joining, progress, partial results, cancel, full queues, errors, what is kept, turns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
+import torch
 
-from monosemy.app.job import Busy, Job, JobLimits, Outcome, Partial, Work, digest_of
+from monosemy import runtime
+from monosemy.app.job import Busy, Job, JobLimits, Outcome, Partial, Quick, Work, digest_of
 from monosemy.app.jobs import Jobs
-from monosemy.runtime import Progress, UsageError
+from monosemy.runtime import Progress, UsageError, full_rate_products
 
 
 @contextmanager
@@ -254,11 +257,142 @@ def test_closing_ends_what_runs_and_what_waits() -> None:
         running, waiting = jobs.submit("a", slow), jobs.submit("b", quick)
         until(lambda: slow.steps)
     assert (running.state, waiting.state) == ("cancelled", "cancelled")
-    assert jobs._thread is not None
-    assert not jobs._thread.is_alive()
+    assert len(jobs._threads) == 1
+    assert not jobs._threads[False].is_alive()
 
 
 def test_equal_requests_have_equal_ids_in_any_order_of_their_arguments() -> None:
     assert digest_of("a", {"x": 1, "y": 2}) == digest_of("a", {"y": 2, "x": 1})
     assert digest_of("a", {"x": 1}) != digest_of("a", {"x": 2})
     assert digest_of("a", {"x": 1}) != digest_of("b", {"x": 1})
+
+
+class Pieces:
+    """Long work in pieces, in none of which anything else may run, inside a setting of the whole process."""
+
+    def __init__(self, piece_s: float = 0.02) -> None:
+        self.inside = self.count = 0
+        self.piece_s = piece_s
+        self.go = threading.Event()
+        self.precisions: set[str] = set()
+
+    def __call__(self, _partial: Partial) -> Outcome:
+        with full_rate_products(torch.device("cpu")), Progress("pieces", None) as bar:
+            while not self.go.is_set():
+                self.precisions.add(torch.get_float32_matmul_precision())
+                self.inside += 1
+                time.sleep(self.piece_s)
+                self.inside -= 1
+                self.count += 1
+                bar.advance()
+        return Outcome({"count": self.count})
+
+
+class Between:
+    """Quick work that looks at what runs beside it; opening it takes no turn."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self.pieces = pieces
+        self.seen: list[tuple[int, int]] = []
+
+    def __call__(self, partial: Partial) -> Outcome:
+        with full_rate_products(torch.device("cpu")), Progress("between", 1) as bar:
+            before = self.pieces.count
+            time.sleep(3 * self.pieces.piece_s)
+            bar.advance()
+            partial({})
+        self.seen.append((self.pieces.inside, self.pieces.count - before))
+        return quick(partial)
+
+
+def test_quick_jobs_go_between_the_pieces_of_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "medium_products_are_fp32", lambda _: True)
+    before = torch.get_float32_matmul_precision()
+    pieces = Pieces()
+    between = Between(pieces)
+    with jobs_with() as jobs:
+        long = jobs.submit("long", pieces)
+        until(lambda: pieces.count)
+        counts: list[int] = []
+        for number in range(5):
+            asked = time.monotonic()
+            job = jobs.submit(f"quick {number}", Quick(lambda: between))
+            until(lambda job=job: job.ended, 1.0)  # type: ignore[misc]
+            assert time.monotonic() - asked < 0.5
+            assert last(job) == {"answer": 42}
+            assert long.state == "running"
+            until(lambda: pieces.count > (counts or [0])[-1])
+            counts.append(pieces.count)
+        assert between.seen == [(0, 0)] * 5  # the long one stood still between two pieces
+        pieces.go.set()
+        until(lambda: long.ended)
+        assert last(long) == {"count": pieces.count}
+    assert pieces.precisions == {"medium"}
+    assert torch.get_float32_matmul_precision() == before != "medium"
+
+
+def test_many_quick_jobs_do_not_keep_a_long_one_out() -> None:
+    pieces, runs = Pieces(0.005), []
+
+    def counted(_partial: Partial) -> Outcome:
+        runs.append(pieces.count)
+        return Outcome({})
+
+    with jobs_with(waiting=40) as jobs:
+        jobs.submit("long", pieces)
+        until(lambda: pieces.count)
+        made = [jobs.submit(str(number), Quick(lambda: counted)) for number in range(40)]
+        until(lambda: all(job.ended for job in made))
+        assert all(later > earlier for earlier, later in pairwise(runs))  # a piece between any two
+
+
+def test_a_quick_job_that_fails_or_is_cancelled_blocks_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    slow, stuck = Slow(), threading.Event()
+
+    def no_sign(_partial: Partial) -> Outcome:
+        stuck.wait(5)
+        return Outcome({})
+
+    def unopened() -> Work:
+        raise UsageError("it is gone")
+
+    def dies(_partial: Partial) -> Outcome:
+        raise ZeroDivisionError("by nothing")
+
+    with jobs_with() as jobs:
+        long = jobs.submit("long", slow)
+        until(lambda: slow.steps)
+        failed = [jobs.submit("a", Quick(lambda: dies)), jobs.submit("b", Quick(unopened))]
+        failed.append(jobs.submit("c", Quick(lambda: lambda _partial: Outcome({"x": float("nan")}))))
+        until(lambda: all(job.state == "failed" for job in failed))
+        endless = jobs.submit("d", Quick(lambda: Slow()))
+        until(lambda: endless.state == "running")
+        jobs.cancel("d")
+        until(lambda: endless.state == "cancelled", 1.0)
+        steps = slow.steps
+        until(lambda: slow.steps > steps + 5)
+        slow.go.set()
+        until(lambda: long.state == "done")
+
+        held = jobs.submit("e", no_sign)  # it gives no way, so a quick one waits for its turn
+        until(lambda: held.state == "running")
+        waits = jobs.submit("f", Quick(lambda: quick))
+        until(lambda: waits.state == "running")
+        jobs.cancel("f")
+        until(lambda: waits.state == "cancelled", 1.0)
+        assert held.state == "running"
+        stuck.set()
+        until(lambda: held.state == "done")
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_full_queue_of_long_jobs_leaves_room_for_quick_ones() -> None:
+    slow = Slow()
+    with jobs_with(waiting=1) as jobs:
+        jobs.submit("a", slow)
+        until(lambda: slow.steps)
+        jobs.submit("b", slow)
+        with pytest.raises(Busy):
+            jobs.submit("c", slow)
+        job = jobs.submit("d", Quick(lambda: quick))
+        until(lambda: job.state == "done", 1.0)

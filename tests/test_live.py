@@ -38,6 +38,7 @@ from monosemy.app.state import Grid, NotFound, State
 from monosemy.data.tokens import tokenize
 from monosemy.dictionaries.relu import ReluDictionary
 from monosemy.dictionaries.store import DictionaryStore
+from monosemy.models import continuation
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import Progress, UsageError
 
@@ -343,6 +344,31 @@ def test_a_listener_that_leaves_is_noticed(world: World) -> None:
             time.sleep(0.01)
 
 
+def test_who_cancels_what_others_listen_to_only_leaves(world: World) -> None:
+    with served(world.app) as address, httpx.Client(base_url=address, timeout=10) as client:
+        job = client.post("/api/live/fake", json=ASKED).json()["job"]
+        path = f"/api/jobs/{job}"
+        with client.stream("GET", f"{path}/events") as other:
+            lines = other.iter_lines()
+            assert next(lines).startswith("retry:")
+            with client.stream("GET", f"{path}/events") as mine:
+                my_lines = mine.iter_lines()
+                assert next(my_lines).startswith("retry:")
+                assert world.jobs.get(job).listeners == 2
+                answer = client.delete(path)
+                assert (answer.status_code, answer.json()["left"]) == (200, True)
+            steps = world.fake.steps
+            while world.fake.steps < steps + 3:  # it goes on
+                assert next(lines) is not None
+            assert world.jobs.get(job).state == "running"
+            end = time.monotonic() + 5
+            while world.jobs.get(job).listeners > 1:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            assert client.delete(path).json()["left"] is False
+        assert world.end(job)["state"] == "cancelled"
+
+
 # The real analyses, on a real model.
 
 
@@ -372,6 +398,8 @@ REAL = {"dictionaries": "dictionaries", "member": 0, "feature": 5}
 QUICK: dict[str, dict[str, Any]] = {
     "replace": {"position": 2},
     "append": {"plausible": 0.001},
+    "prepend": {"plausible": 0.001},
+    "alone": {"plausible": 0.001},
     "steer": {"new_tokens": 5, "how": "clamp", "strength": 2},
     "ablation-examples": {"examples": 2},
     "neurons": {"max_tokens": 10_000},
@@ -384,13 +412,9 @@ def test_each_analysis_runs_and_its_python_gives_the_same(real: TestClient, name
     request = {**REAL, **QUICK.get(name, {})}
     if "prompt" in ANALYSES[name].parameters:
         request["prompt"] = HOSTILE
-    job = real.post(f"/api/live/{name}", json=request).json()["job"]
-    end = time.monotonic() + 60
-    while (found := real.get(f"/api/jobs/{job}").json())["state"] in ("waiting", "running"):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    found = ended(real, name, request)
     assert found["state"] == "done", found
-    done = found["done"]
+    done, job = found["done"], found["job"]
     assert done["charts"]
     assert done["table"]["rows"]
     strips = done["strips"]
@@ -405,6 +429,54 @@ def test_each_analysis_runs_and_its_python_gives_the_same(real: TestClient, name
     else:
         printed = in_this_process(done["python"])
     assert printed.splitlines()[:-1] == csv.splitlines()  # and the line end that print adds
+
+
+def test_an_implausible_token_is_left_out_of_every_scan(real: TestClient) -> None:
+    """Where BOS stands before them, the first tokens too have a probability."""
+    for name in ("prepend", "append", "alone"):
+        request = {**REAL, "plausible": 0.01, **({} if name == "alone" else {"prompt": "Once upon"})}
+        facts = ended(real, name, request)["done"]["facts"]
+        assert facts["plausible"] == 0.01
+        assert 0 < facts["n_tokens"] < facts["n_implausible"]
+    nothing = ended(real, "alone", REAL)["done"]["facts"]  # 0: all
+    assert (nothing["n_tokens"], nothing["n_implausible"]) == (512, 0)
+
+
+def ended(client: TestClient, name: str, request: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of an analysis."""
+    job = client.post(f"/api/live/{name}", json=request).json()["job"]
+    end = time.monotonic() + 60
+    while (found := client.get(f"/api/jobs/{job}").json())["state"] in ("waiting", "running"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return cast(dict[str, Any], found)
+
+
+def test_what_one_types_is_answered_while_a_scan_runs(real: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And both give what they give alone."""
+    typed = [{**REAL, "prompt": "The big red dog" + " ran" * number} for number in range(6)]
+    scanned = {**REAL, "prompt": "Once upon a time, Lily had a dog. " * 2}
+    asked = {"activations": typed[:4], "context": typed[4:5], "logits": [REAL]}
+    monkeypatch.setitem(continuation.TOKENS_AT_ONCE, "cpu", 1)  # a pass a token: the scan takes seconds
+    scan = real.post("/api/live/append", json=scanned).json()["job"]
+    waited = real.post("/api/live/replace", json={**scanned, "position": 1}).json()["job"]
+    while "partial" not in real.get(f"/api/jobs/{scan}").json():
+        time.sleep(0.01)
+    found = {}
+    for name, requests in asked.items():
+        for request in requests:
+            began = time.monotonic()
+            found[name, json.dumps(request)] = ended(real, name, request)
+            assert time.monotonic() - began < 1
+    assert real.get(f"/api/jobs/{scan}").json()["state"] == "running"
+    assert real.delete(f"/api/jobs/{waited}").json()["state"] == "cancelled"
+    while (scan_done := real.get(f"/api/jobs/{scan}").json())["state"] == "running":
+        time.sleep(0.01)
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert {each["state"] for each in found.values()} == {"done"}
+    for job, done in [(scan, scan_done), *((each["job"], each) for each in found.values())]:
+        csv = real.get(f"/api/jobs/{job}/table.csv").text
+        assert in_this_process(done["done"]["python"]).splitlines()[:-1] == csv.splitlines()
 
 
 def in_this_process(source: str) -> str:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dictionary
+from feature_worlds import D_IN, SITE, TableModel, grid, token_store, whole_number_dictionary
 from scipy.optimize import linear_sum_assignment
 
 from monosemy.analysis import meaning
@@ -20,10 +20,12 @@ from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.analysis.lab import Batch, Lab
 from monosemy.analysis.mcs_table import McsTable, mcs_table
-from monosemy.analysis.meaning import Bar, Place, agreement
+from monosemy.analysis.meaning import Bands, Bar, Place, agreement
 from monosemy.analysis.result import Table
 from monosemy.analysis.spreadsheet import xlsx
+from monosemy.dictionaries.relu import ReluDictionary
 from monosemy.dictionaries.store import DictionaryStore
+from monosemy.metrics.interval import Share
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError
 
@@ -153,15 +155,15 @@ def test_shares_count_living_features_on_either_side_of_low(made: tuple[Dictiona
     low = [row.meaningful for row in living if row.matches[0].mcs <= values[4]]
     high = [row.meaningful for row in living if row.matches[0].mcs > values[4]]
     assert found.n_low == len(low)
-    assert found.meaningful_share == sum(map(bool, low)) / len(low)
-    assert found.meaningful_share_high == sum(map(bool, high)) / len(high)
+    assert found.meaningful_share == Share.of(sum(map(bool, low)), len(low))
+    assert found.meaningful_share_high == Share.of(sum(map(bool, high)), len(high))
     assert found.controls is not None
     assert found.rows[0].meaningful is False  # dead
     bare = mcs_table((opened, 0), [(opened, 1)])
     assert {bare.meaningful_share, bare.meaningful_share_high, bare.controls} == {None}
     assert bare.rows[0].dead is None
     assert bare.rows[0].example is None
-    assert mcs_table((opened, 0), [(opened, 1)], index=index, lab=lab, low=-2).meaningful_share is None
+    assert mcs_table((opened, 0), [(opened, 1)], index=index, lab=lab, low=-2).meaningful_share == Share.of(0, 0)
 
 
 def test_it_sorts_saves_and_opens_as_a_spreadsheet(
@@ -197,13 +199,13 @@ def test_what_does_not_fit_is_refused(made: tuple[DictionaryStore, FeatureIndex,
 
 def places_of(*firings: tuple[str, str]) -> list[Place]:
     """Firings as "token" after "context letters", each in its own document."""
-    return [Place(peak, tuple(context), str(number)) for number, (peak, context) in enumerate(firings)]
+    return [Place(ord(peak), frozenset(map(ord, context)), number) for number, (peak, context) in enumerate(firings)]
 
 
 def test_agreement_equals_brute_force() -> None:
     places = places_of(("a", "xy"), ("a", "yz"), ("b", "xyy"), ("a", ""))
     pairs = list(combinations(places, 2))
-    overlap = [len(set(p.context) & set(q.context)) / max(1, len(set(p.context) | set(q.context))) for p, q in pairs]
+    overlap = [len(p.context & q.context) / max(1, len(p.context | q.context)) for p, q in pairs]
     peaks, contexts = agreement(places)
     assert peaks == sum(p.peak == q.peak for p, q in pairs) / 6 == 0.5
     assert contexts == pytest.approx(sum(overlap) / 6)
@@ -214,50 +216,88 @@ def test_random_firings_rarely_pass_and_agreeing_ones_do() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(65, 85, (800, meaning.EXAMPLES, 9), generator=generator)
     random = [places_of(*((chr(row[0]), "".join(map(chr, row[1:]))) for row in own)) for own in drawn.tolist()]
-    bar = Bar(random[:400])
+    bar = Bar(random[:399])
     for count in (5, 15):
         passed = [bar.meaningful(own[:count]) for own in random[400:]]
-        assert 0 < sum(passed) / len(passed) < 2.5 * meaning.CHANCE
-        reached = sorted((agreement(own[:count])[0] for own in random[:400]), reverse=True)
-        assert bar.limits(count)[0] == reached[int(400 * meaning.CHANCE / 2)]
-    one_token = [Place("the", place.context, place.document) for place in random[0]]
-    one_context = [Place(place.peak, ("once", "upon"), place.document) for place in random[0]]
+        assert 0 < sum(passed) / len(passed) < 2 * meaning.CHANCE
+        reached = sorted((agreement(own[:count])[0] for own in random[:399]), reverse=True)
+        assert bar.limits(count)[0] == reached[9]  # the tenth of 399: 10 / 400 is CHANCE / 2
+    one_token = [Place(1, place.context, place.document) for place in random[0]]
+    one_context = [Place(place.peak, frozenset((1, 2)), place.document) for place in random[0]]
     assert bar.meaningful(one_token)
     assert bar.meaningful(one_context)
-    assert not bar.meaningful([Place("the", place.context, "one document") for place in random[0]])
+    assert not bar.meaningful([Place(1, place.context, 0) for place in random[0]])  # one document
     assert not bar.meaningful([])
     assert not Bar([]).meaningful(one_token)  # nothing to hold it against
+    assert not Bar(random[:38]).meaningful(one_token)  # too little: of 38 none is exceeded with CHANCE / 2 only
+    many = [place for place in one_token for _ in range(4)]
+    assert bar.meaningful(many)  # every fourth of them
+    assert not bar.meaningful([*random[0], *one_token][: meaning.EXAMPLES])
 
 
-def test_features_are_held_against_the_bar_and_places_are_read_right(
-    made: tuple[DictionaryStore, FeatureIndex, Lab],
-) -> None:
+def test_a_density_has_the_bar_of_its_band() -> None:
+    bars = [Bar([]), Bar([]), Bar([])]
+    bands = Bands([0.1, 0.2, 0.5], bars)
+    found = [next(number for number, bar in enumerate(bars) if bar is bands.bar(d)) for d in (0, 0.1, 0.15, 0.5, 0.9)]
+    assert found == [0, 0, 1, 2, 2]
+
+
+def test_features_are_held_against_their_bands_bar(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:
     _, index, lab = made
-    bar, held = meaning.controls(lab, index)
-    assert len(bar.of_random) == meaning.CONTROLS
-    assert 0 <= held.random < 0.2
-    assert 0 <= held.neurons <= 1
-    for number, look in enumerate(meaning.looks_of(index, bar)):
+    bands, held = meaning.bands_of(lab, index)
+    living = sorted(row["density"] for row in index.table() if not row["dead"])
+    assert bands.largest == living  # eight living features, eight bands
+    assert [len(bar.of_random) for bar in bands.bars] == [meaning.SET] * len(living)
+    assert held.random.total == meaning.HELD * len(living)
+    assert held.neurons.total == D_IN  # each once
+    assert held.random.share is not None
+    assert held.random.share < 0.2
+    sound, examples = meaning.judged(lab, index, bands), meaning.strongest(index)
+    for number, row in enumerate(index.table()):
         sample, top = (index.feature(number).examples[group] for group in ("quantile", "top"))
-        places = [meaning._place(example) for example in sample]
-        assert look.meaningful == bar.meaningful(places)
+        (places,) = meaning.places_at(lab.tokens, torch.tensor([[each.offset for each in sample]], dtype=torch.int64))
+        assert sound[number] == (not row["dead"] and bands.bar(row["density"]).meaningful(places))
+        assert (examples[number] is None) == (not top)
         for example, place in zip(sample, places, strict=True):
-            assert place.context == tuple(example.tokens[max(0, example.peak - 8) : example.peak])
-            stored = meaning._stored(lab, example.offset, 0)
-            assert (stored.peak, stored.context) == (place.peak, place.context)
-        assert (look.example is None) == (not top)
+            before = example.tokens[max(0, example.peak - meaning.REACH) : example.peak]  # the index has 8 before
+            assert {lab.texts.of(token) for token in place.context} == set(before)
+            assert lab.texts.of(place.peak) == example.tokens[example.peak]
+            assert lab.tokens.document_names()[place.document] == example.document
 
 
-def test_controls_fire_as_often_as_features(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:
-    """Against every code of the corpus: the places are firings of the direction at this density."""
+def test_contexts_do_not_depend_on_the_window_of_the_index(
+    made: tuple[DictionaryStore, FeatureIndex, Lab], tmp_path: Path
+) -> None:
+    opened, index, lab = made
+    short = features(opened, member=0, model=lab.model, tokens=lab.tokens, out=tmp_path / "short", before=0, after=0)
+    bands, _ = meaning.bands_of(lab, index)
+    assert meaning.judged(lab, short, bands) == meaning.judged(lab, index, bands)
+
+
+def test_an_index_of_dead_features_has_no_bars(made: tuple[DictionaryStore, FeatureIndex, Lab], tmp_path: Path) -> None:
+    _, _, lab = made
+    weights = {"W_enc": torch.zeros(3, D_IN), "b_enc": -torch.ones(3), "W_dec": torch.eye(3, D_IN)}
+    dead = ReluDictionary(weights)
+    opened = DictionaryStore.open(grid(tmp_path / "grid", [dead, dead]))
+    index = features(opened, member=0, model=lab.model, tokens=lab.tokens, out=tmp_path / "features")
+    found = mcs_table((opened, 0), [(opened, 1)], lab=Lab(lab.model, dead, SITE, lab.tokens, index=index))
+    assert [row.meaningful for row in found.rows] == [False] * 3
+    assert found.controls is not None
+    assert found.controls.random == found.controls.neurons == Share.of(0, 0)
+
+
+def test_directions_fire_as_often_as_they_are_told(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:
+    """Against every code of the corpus: the places are firings of the direction at its own density."""
     _, _, lab = made
     rows = lab.tokens.batch(torch.arange(lab.tokens.n_rows))
     x_XD = lab.x(Batch(rows.ids_BC, rows.mask_BC))[rows.mask_BC]
     W_ND = torch.randn(4, x_XD.shape[1], generator=torch.Generator().manual_seed(1))
-    found = meaning._firings(lab, W_ND, x_XD, 0.1)
-    for along_X, places in zip(W_ND @ x_XD.T, found, strict=True):
-        threshold = along_X.sort(descending=True).values[int(0.1 * len(along_X))]
+    densities = [0.1, 0.02, 0.5, 0.0]
+    found = meaning.firings(lab, W_ND, x_XD, densities, lab.tokens.n_tokens)
+    for along_X, places, density in zip(W_ND @ x_XD.T, found, densities, strict=True):
+        threshold = along_X.sort(descending=True).values[int(density * len(along_X))]
         fires = (along_X > threshold).nonzero().flatten().tolist()
-        assert len(places) == min(len(fires), meaning.EXAMPLES) > 5
+        assert len(places) == min(len(fires), meaning.EXAMPLES)
+        assert (len(places) > 5) == (density > 0.02)
         tokens = rows.ids_BC[rows.mask_BC]
-        assert {place.peak for place in places} <= {lab.texts.of(int(tokens[place])) for place in fires}
+        assert {place.peak for place in places} <= {int(tokens[place]) for place in fires}

@@ -23,10 +23,11 @@ from monosemy.analysis.chart import Bars, Chart, Histogram
 from monosemy.analysis.compared import Compared, Given, compared
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.lab import Lab
-from monosemy.analysis.meaning import Bar, Controls, controls, looks_of
+from monosemy.analysis.meaning import Controls, bands_of, judged, strongest
 from monosemy.analysis.result import Result, Table
 from monosemy.analysis.spreadsheet import xlsx
 from monosemy.files import write_whole
+from monosemy.metrics.interval import Share
 from monosemy.metrics.matching import one_to_one
 from monosemy.metrics.recovery import RECOVERED, nearest
 from monosemy.runtime import UsageError
@@ -71,9 +72,9 @@ class McsTable(Result):
     low: float
     n_low: int
     """Living features of low MCS (all of low MCS, without an index)."""
-    meaningful_share: float | None
-    """Share of those that look meaningful; None without a lab, or where there are none."""
-    meaningful_share_high: float | None
+    meaningful_share: Share | None
+    """Share of those that look meaningful; None without a lab."""
+    meaningful_share_high: Share | None
     """The same of the other living features."""
     controls: Controls | None
     """The same of random directions and of neurons; None without a lab."""
@@ -153,24 +154,32 @@ def mcs_table(
             f"{opened.artifact.path}: an index of {opened.n_features} features, and {mine.label} has {mine.width}; "
             f"give the index of that dictionary"
         )
-    bar, held = controls(lab, opened) if lab is not None and opened is not None else (None, None)
-    rows = _rows([_matches(mine, other) for other in rest], opened, bar)
+    sound, held = None, None
+    if lab is not None and opened is not None:
+        bands, held = bands_of(lab, opened)
+        sound = judged(lab, opened, bands)
+    rows = _rows([_matches(mine, other) for other in rest], opened, sound)
     living = [row for row in rows if not row.dead]
     is_low = [max(each.mcs for each in row.matches) <= low for row in living]
     below = [row for row, belongs in zip(living, is_low, strict=True) if belongs]
     above = [row for row, belongs in zip(living, is_low, strict=True) if not belongs]
     labels = tuple(side.label for side in rest)
-    return McsTable(mine.label, labels, rows, low, len(below), _share(below), _share(above), held)
+    shares = (None, None) if held is None else (_share(below), _share(above))
+    return McsTable(mine.label, labels, rows, low, len(below), *shares, held)
 
 
-def _rows(matches: Sequence[Sequence[Match]], index: FeatureIndex | None, bar: Bar | None) -> tuple[McsRow, ...]:
+def _rows(
+    matches: Sequence[Sequence[Match]], index: FeatureIndex | None, sound: Sequence[bool] | None
+) -> tuple[McsRow, ...]:
     beside = list(zip(*matches, strict=True))
     if index is None:
         return tuple(McsRow(feature, own, None, None, None, None, None) for feature, own in enumerate(beside))
-    looks = looks_of(index, bar)
+    said, examples = sound or [None] * len(beside), strongest(index)
     return tuple(
-        McsRow(feature, own, bool(row["dead"]), row["density"], row["max"], look.meaningful, look.example)
-        for feature, (own, row, look) in enumerate(zip(beside, index.table(), looks, strict=True))
+        McsRow(feature, own, bool(row["dead"]), row["density"], row["max"], meaningful, example)
+        for feature, (own, row, meaningful, example) in enumerate(
+            zip(beside, index.table(), said, examples, strict=True)
+        )
     )
 
 
@@ -191,6 +200,5 @@ def _histogram(values: Sequence[float]) -> list[float]:
     return [float(count) for count in torch.histc(inside, BINS, 0, 1)]
 
 
-def _share(rows: Sequence[McsRow]) -> float | None:
-    known = [row.meaningful for row in rows if row.meaningful is not None]
-    return sum(known) / len(known) if known else None
+def _share(rows: Sequence[McsRow]) -> Share:
+    return Share.of(sum(bool(row.meaningful) for row in rows), len(rows))

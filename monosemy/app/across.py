@@ -132,6 +132,7 @@ ACROSS: Mapping[str, Analysis] = {
         common=MEMBER,
         also=_found,
         page="/search",
+        quick=True,
     ),
     "pairs": Analysis(
         "Compare",

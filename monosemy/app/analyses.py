@@ -71,6 +71,8 @@ class Analysis:
     """Where it is offered."""
     kept: bool = False
     """Its result is kept, for that page is made of it (`computed.py`)."""
+    quick: bool = False
+    """It takes about a second at most, so it goes between the pieces of a long one. It names no moments."""
 
 
 def _as_typed(values: Values) -> Arguments:
@@ -117,16 +119,26 @@ STEERING: Mapping[str, Parameter] = {
 
 ANALYSES: Mapping[str, Analysis] = {
     "activations": Analysis(
-        "Activations", "The feature's code on each token", created_examples, {"prompt": PROMPT}, _as_typed, _typed
+        "Activations",
+        "The feature's code on each token",
+        created_examples,
+        {"prompt": PROMPT},
+        _as_typed,
+        _typed,
+        quick=True,
     ),
     "context": Analysis(
-        "Ablate context", "Which tokens the feature needs at the last one", context_ablation, {"prompt": PROMPT}
+        "Ablate context",
+        "Which tokens the feature needs at the last one",
+        context_ablation,
+        {"prompt": PROMPT},
+        quick=True,
     ),
     "prepend": Analysis(
         "Scan prepend",
         "Every token of the vocabulary before the text",
         vocabulary_scan,
-        {"prompt": PROMPT},
+        {"prompt": PROMPT, "plausible": PLAUSIBLE},
         _scan("prepend"),
         streams=True,
     ),
@@ -150,7 +162,7 @@ ANALYSES: Mapping[str, Analysis] = {
         "Every token alone",
         "The feature on each token of the vocabulary",
         vocabulary_scan,
-        {},
+        {"plausible": PLAUSIBLE},
         _scan("alone"),
         streams=True,
     ),
@@ -182,5 +194,5 @@ ANALYSES: Mapping[str, Analysis] = {
         {"max_tokens": Whole("tokens of the corpus to read", 10_000, 100_000_000, 200_000)},
         _with_moments,
     ),
-    "logits": Analysis("Logits", "Which tokens its direction makes likely", logit_attribution, {}),
+    "logits": Analysis("Logits", "Which tokens its direction makes likely", logit_attribution, {}, quick=True),
 }

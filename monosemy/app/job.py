@@ -23,7 +23,7 @@ class JobLimits:
     """How much may wait, run and be kept."""
 
     waiting: int = 8
-    """Jobs in the queue; one more is refused."""
+    """Jobs in each of the two queues; one more is refused."""
     kept: int = 64
     """Finished jobs whose answers are kept."""
     kept_characters: int = 100_000_000
@@ -57,6 +57,14 @@ Partial = Callable[[Mapping[str, Any]], None]
 Work = Callable[[Partial], Outcome]
 
 
+@dataclass(frozen=True)
+class Quick:
+    """Bounded work of about a second, which goes before and in between what is long."""
+
+    opened: Callable[[], Work]
+    """Opens what the work needs, and gives the work. It runs beside another job: only the work may run a model."""
+
+
 class Busy(UsageError):
     """The queue is full."""
 
@@ -72,12 +80,13 @@ class Stopped(BaseException):
 class Job:
     """One request and what became of it. `Jobs` alone changes it."""
 
-    def __init__(self, key: str, work: Work) -> None:
+    def __init__(self, key: str, work: Work | Quick) -> None:
         self.id = key
+        self.quick = isinstance(work, Quick)
         self.state = "waiting"
         self.csv = ""
         self.events: dict[str, Event] = {}
-        self.work: Work | None = work
+        self.work: Work | Quick | None = work
         self.listeners = 0
         self.heard = time.monotonic()
         self.began = 0.0

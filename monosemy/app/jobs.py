@@ -1,11 +1,12 @@
-"""Analyses as jobs: one worker, a short queue, progress, partial results, cancel. Nothing of the web is in here.
+"""Analyses as jobs: two short queues, progress, partial results, cancel. Nothing of the web is in here.
 
-One thread does all model work: the hooks that read and change a model are shared by all who run it, and two scans at
-once would only share the same cores. A job's id is the digest of what is asked, so a page that is loaded again in the
-middle, or a second tab, joins the job that is there, and a finished one answers at once for as long as it is kept.
+Long jobs and quick ones have a queue and a worker each, and one job computes at a time (`turns.py`): two scans at once
+would only share the same cores, but what a reader types is answered between two pieces of a scan. A job's id is the
+digest of what is asked, so a page that is loaded again in the middle, or a second tab, joins the job that is there, and
+a finished one answers at once for as long as it is kept.
 
 What is asked to stop stops at its next sign of progress. A job that nobody has listened to for `unheard_s` is given
-up: there is one worker, and a closed tab would hold it for minutes; a reload takes less. Every request for a job
+up: its queue has one worker, and a closed tab would hold it for minutes; a reload takes less. Every request for a job
 counts as listening.
 """
 
@@ -19,7 +20,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from monosemy.app.job import Busy, Event, Job, JobLimits, Stopped, Work, as_json
+from monosemy.app.job import Busy, Event, Job, JobLimits, Quick, Stopped, Work, as_json
+from monosemy.app.turns import Turns
 from monosemy.runtime import UsageError, listening
 
 LOG = logging.getLogger("monosemy.app")
@@ -29,39 +31,43 @@ JOIN_S = 10.0  # a worker that gives no sign of progress for so long is left beh
 
 
 class Jobs:
-    """The queue, its one worker, and the finished jobs that are kept."""
+    """The queues, a worker for each, and the finished jobs that are kept."""
 
     def __init__(self, limits: JobLimits | None = None) -> None:
         self.limits = limits or JobLimits()
         self._jobs: OrderedDict[str, Job] = OrderedDict()  # the longest unused first
-        self._waiting: deque[Job] = deque()
+        self._waiting: dict[bool, deque[Job]] = {False: deque(), True: deque()}  # the long and the quick
+        self._threads: dict[bool, threading.Thread] = {}
+        self.turns = Turns()
         self._wake = threading.Condition(threading.RLock())
         self._events = 0
         self._closed = False
-        self._thread: threading.Thread | None = None
 
-    def submit(self, key: str, work: Work, again: bool = False) -> Job:
+    def submit(self, key: str, work: Work | Quick, again: bool = False) -> Job:
         """The job of this id: the one that is there, unless it failed or was cancelled, or else a new one.
 
-        `again`: a finished one is not enough. Raises Busy if too many wait.
+        `again`: a finished one is not enough. Raises Busy if too many wait in its queue.
         """
         over = ("failed", "cancelled", "done") if again else ("failed", "cancelled")
         with self._wake:
             known = self._jobs.get(key)
             if known is not None and known.state not in over and not known.stop_asked:
                 return self._heard(known)
-            for job in [job for job in self._waiting if job.unheard(self.limits.unheard_s)]:
-                self._end(job, "cancelled", {"text": UNHEARD})
-            if len(self._waiting) >= self.limits.waiting:
-                raise Busy(f"{len(self._waiting)} analyses wait already, and no more may; cancel one, or ask later")
-            job = self._jobs[key] = Job(key, work)
+            job = Job(key, work)
+            queue = self._waiting[job.quick]
+            for left in [left for left in queue if left.unheard(self.limits.unheard_s)]:
+                self._end(left, "cancelled", {"text": UNHEARD})
+            if len(queue) >= self.limits.waiting:
+                raise Busy(f"{len(queue)} analyses wait already, and no more may; cancel one, or ask later")
+            self._jobs[key] = job
             self._jobs.move_to_end(key)
-            self._waiting.append(job)
+            queue.append(job)
             self.tell(job, "progress", {**NOTHING_YET, "label": "waiting"})
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="live analyses", daemon=True)
-                self._thread.start()
-            self._wake.notify()
+            if job.quick not in self._threads:
+                name = f"{'quick' if job.quick else 'long'} analyses"
+                self._threads[job.quick] = threading.Thread(target=self._serve, args=[queue], name=name, daemon=True)
+                self._threads[job.quick].start()
+            self._wake.notify_all()
             return job
 
     def get(self, key: str) -> Job:
@@ -93,31 +99,31 @@ class Jobs:
                 job.heard = time.monotonic()
 
     def close(self) -> None:
-        """Cancel everything and end the worker."""
+        """Cancel everything and end the workers."""
         with self._wake:
             self._closed = True
             for job in list(self._jobs.values()):
                 self.cancel(job.id)
-            self._wake.notify()
-        if self._thread is not None:
-            self._thread.join(JOIN_S)
+            self._wake.notify_all()
+        for thread in self._threads.values():
+            thread.join(JOIN_S)
 
     def _heard(self, job: Job) -> Job:
         job.heard = time.monotonic()
         self._jobs.move_to_end(job.id)
         return job
 
-    def _serve(self) -> None:
+    def _serve(self, queue: deque[Job]) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._waiting or self._closed)
+                self._wake.wait_for(lambda: queue or self._closed)
                 if self._closed:
                     return
-                job = self._waiting[0]
+                job = queue[0]
                 if job.unheard(self.limits.unheard_s):
                     self._end(job, "cancelled", {"text": UNHEARD})
                     continue
-                self._waiting.popleft()
+                queue.popleft()
                 job.state, job.began = "running", time.monotonic()
                 self.tell(job, "progress", {**NOTHING_YET, "label": "starting"})
             self._run(job)
@@ -127,7 +133,9 @@ class Jobs:
         report = _Report(self, job)
         try:
             with listening(report.progress):
-                outcome = job.work(report.partial)
+                work = job.work.opened() if isinstance(job.work, Quick) else job.work
+                with self.turns.taken(report.stop_where_due):
+                    outcome = work(report.partial)
             self._end(job, "done", outcome.data, outcome.csv)
         except Stopped as stop:
             self._end(job, stop.state, {"text": stop.text})
@@ -151,15 +159,15 @@ class Jobs:
             self._events += 1
             job.events = {state: Event(self._events, state, text)}
             job.state, job.csv, job.work, job.stop_asked = state, csv, None, False
-            if job in self._waiting:
-                self._waiting.remove(job)
+            if job in self._waiting[job.quick]:
+                self._waiting[job.quick].remove(job)
             over = [old for old in self._jobs.values() if old.ended]
             while len(over) > self.limits.kept or sum(old.size for old in over) > self.limits.kept_characters:
                 del self._jobs[over.pop(0).id]
 
 
 class _Report:
-    """What a running job tells of itself; each time it does is a chance to stop it."""
+    """What a running job tells of itself; each time is a chance to stop it, and for a quick one to go between."""
 
     def __init__(self, jobs: Jobs, job: Job) -> None:
         self._jobs, self._job = jobs, job
@@ -167,7 +175,9 @@ class _Report:
 
     def progress(self, label: str, done: float, total: float | None) -> None:
         """A `runtime.Listener`. The time left is that of the stage which is told of."""
-        self._stop_where_due()
+        if not self._job.quick:
+            self._jobs.turns.give_way()
+        self.stop_where_due()
         now = time.monotonic()
         if label != self._label:
             self._label, self._began, self._start = label, now, done
@@ -180,10 +190,11 @@ class _Report:
 
     def partial(self, data: Mapping[str, Any]) -> None:
         """What is known so far."""
-        self._stop_where_due()
+        self.stop_where_due()
         self._jobs.tell(self._job, "partial", data)
 
-    def _stop_where_due(self) -> None:
+    def stop_where_due(self) -> None:
+        """Raises Stopped where the job is to end."""
         limits, job = self._jobs.limits, self._job
         if job.stop_asked:
             raise Stopped("cancelled", "cancelled")

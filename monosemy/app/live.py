@@ -5,7 +5,7 @@
     GET    /api/jobs/{job}               its state, and what is known so far
     GET    /api/jobs/{job}/events        the same as Server-Sent Events: progress, partial, done, failed, cancelled
     GET    /api/jobs/{job}/table.csv     the whole table of a finished one
-    DELETE /api/jobs/{job}               cancel
+    DELETE /api/jobs/{job}               cancel; where others listen too it goes on, and `left` in the answer is true
 
 An event stream looks at its job ten times a second; a thread for each listener would cost more. A browser that comes
 back after a broken connection says the number of the last event it saw and goes on from there.
@@ -27,8 +27,8 @@ from starlette.routing import Route
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.result import Result, Table, as_plain
 from monosemy.app.analyses import ANALYSES, Analysis
-from monosemy.app.calls import call_of, key_of
-from monosemy.app.job import Busy, Job, Outcome, Partial, Work
+from monosemy.app.calls import Call, call_of, key_of
+from monosemy.app.job import Busy, Job, Outcome, Partial, Quick, Work
 from monosemy.app.jobs import Jobs
 from monosemy.app.parameters import MOST_TOKENS, checked_values
 from monosemy.app.recent import Recent
@@ -101,8 +101,10 @@ class Live:
         return _shown(self._job(request))
 
     async def cancel(self, request: Request) -> Response:
-        """Cancel a job."""
-        return _shown(self.jobs.cancel(self._job(request).id))
+        """Cancel a job, unless more than one listens: then who asks only leaves, and the others keep theirs."""
+        job = self._job(request)
+        left = job.listeners > 1 and not job.ended
+        return _shown(job if left else self.jobs.cancel(job.id), left=left)
 
     async def table(self, request: Request) -> Response:
         """The table of a finished job, as a file."""
@@ -144,20 +146,26 @@ class Live:
                     yield ": still here\n\n"
                 await asyncio.sleep(LOOK_EVERY_S)
 
-    def _work(self, analysis: Analysis, values: Mapping[str, Any], key: str) -> Work:
-        def work(partial: Partial) -> Outcome:
+    def _work(self, analysis: Analysis, values: Mapping[str, Any], key: str) -> Work | Quick:
+        def opened() -> Work:
             call = call_of(analysis, values, self.state)
             if isinstance(lab := call.given[0], Lab):
                 _check(lab, analysis, values)
-            each = {"each": lambda result: partial(view(analysis, result))} if analysis.streams else {}
-            result = call.run(**each)
-            if analysis.kept:
-                self.state.results.put(key, result)
-            table = result.table()
-            shown = {**view(analysis, result, table), **as_plain(analysis.also(call.given, result))}
-            return Outcome({**shown, "python": call.python}, table.csv())
+            return lambda partial: self._outcome(call, key, partial)
 
-        return work
+        # A long job opens within its turn: moments are gathered by the model. A quick one must not: while a long one
+        # that opens something gives way to it, it would wait for that.
+        return Quick(opened) if analysis.quick else lambda partial: opened()(partial)
+
+    def _outcome(self, call: Call, key: str, partial: Partial) -> Outcome:
+        analysis = call.analysis
+        each = {"each": lambda result: partial(view(analysis, result))} if analysis.streams else {}
+        result = call.run(**each)
+        if analysis.kept:
+            self.state.results.put(key, result)
+        table = result.table()
+        shown = {**view(analysis, result, table), **as_plain(analysis.also(call.given, result))}
+        return Outcome({**shown, "python": call.python}, table.csv())
 
 
 def _check(lab: Lab, analysis: Analysis, values: Mapping[str, Any]) -> None:
@@ -204,6 +212,6 @@ async def body_of(request: Request) -> Any:
         raise UsageError(f"the request's body is not JSON ({error})") from error
 
 
-def _shown(job: Job) -> Response:
+def _shown(job: Job, **more: bool) -> Response:
     data = {event.kind: json.loads(event.data) for event in job.since(0)}
-    return JSONResponse({"job": job.id, "state": job.state, **data})
+    return JSONResponse({"job": job.id, "state": job.state, **data, **more})

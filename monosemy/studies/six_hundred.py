@@ -116,6 +116,10 @@ class Stages:
                 words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
         return shlex.join(words)
 
+    def analyse(self, command: str, *words: str, out: str) -> str:
+        """The command that makes the figures of one analysis again, into the folder `out`."""
+        return shlex.join(["monosemy", "analyse", command, str(self.out), *words, "--out", out])
+
     def keep(self, name: str, analysis: Callable[[], Result], **config: Any) -> Kept:
         """What `analysis` finds; read again where it was found before. `config`: what it depends on besides."""
         index = self.lab.index

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from monosemy.analysis.chart import figure_of
 from monosemy.analysis.context import context_ablation
 from monosemy.analysis.created import created_examples
 from monosemy.analysis.feature import Example
+from monosemy.analysis.lab import Lab
 from monosemy.analysis.neurons import neuron_comparison
 from monosemy.analysis.probes import k_sparse_probe
 from monosemy.analysis.result import Result, as_plain
@@ -21,12 +21,13 @@ from monosemy.runtime import UsageError
 from monosemy.studies.six_hundred import Kept, Stages
 
 BEFORE = 9  # tokens of the prompt before the peak of the strongest example
+LENGTHS = sorted(range(2 * BEFORE + 1), key=lambda before: abs(before - BEFORE))  # those nearest to it first
 SPREAD = ("spread", "few")  # verdicts of features that are no single neuron
 
 
 def case_page(page: StudyPage, stages: Stages, rows: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> None:
     """Write the page of the feature that was asked for, or of the first one that is no single neuron."""
-    feature = stages.settings.feature if stages.settings.feature is not None else _chosen(rows)
+    feature = stages.settings.feature if stages.settings.feature is not None else _chosen(stages, rows)
     say(f"case study: feature {feature}")
     case = Case(page, stages, feature)
     row = next(row for row in rows if row["feature"] == feature)
@@ -43,11 +44,13 @@ def case_page(page: StudyPage, stages: Stages, rows: Sequence[Mapping[str, Any]]
     page.write()
 
 
-def _chosen(rows: Sequence[Mapping[str, Any]]) -> int:
+def _chosen(stages: Stages, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Of the features that are no single neuron, and that a text can show, the one with the largest MCS."""
     alive = [row for row in rows if not row["dead"] and row["verdict"] in SPREAD]
-    if not alive:
-        raise UsageError("no living feature is anything but a single neuron here; name one with --feature")
-    return int(max(alive, key=lambda row: (bool(row["meaningful"]), row["mcs"]))["feature"])
+    for row in sorted(alive, key=lambda row: -row["mcs"]):
+        if prompt_of(stages.lab, stages.index.feature(row["feature"]).examples["top"]) is not None:
+            return int(row["feature"])
+    raise UsageError("no living feature is anything but a single neuron here; name one with --feature")
 
 
 class Case:
@@ -56,9 +59,12 @@ class Case:
     def __init__(self, page: StudyPage, stages: Stages, feature: int) -> None:
         self.page, self.stages, self.feature = page, stages, feature
         self.shown = stages.index.feature(feature)
-        self.prompt = self._prompt(self.shown.examples["top"][0])
-        said = [token for token in self.prompt if token != stages.tokens.edges.bos]  # a lab adds it by itself
-        self.prompt_text = "".join(stages.lab.texts.sequence(said)).strip()
+        text = prompt_of(stages.lab, self.shown.examples["top"])
+        if text is None:
+            raise UsageError(f"`feature` (={feature}): no text has the tokens on which it is strongest; choose another")
+        self.prompt_text = text
+        self.prompt = stages.lab.ids(self.prompt_text)
+        self.texts = list(stages.settings.text) or [self.prompt_text, self.prompt_text[::-1]]
 
     def examples(self) -> None:
         """Top activating, uniform and random examples."""
@@ -90,10 +96,9 @@ class Case:
             data = kept.data
             fewer, more = f"{data['n_decrease']:,} of {data['n_tokens']:,}", f"{data['n_increase']:,}"
             self.page.section("", f"{fewer} tokens decrease it, {more} increase it.")
-        texts = list(self.stages.settings.text) or [self.prompt_text, self.prompt_text[::-1]]
         self._add(
             "created", "Created examples", "Texts of one's own (without any: the prompt, and its letters backwards).",
-            lambda: created_examples(lab, texts, [feature]), "created",
+            lambda: created_examples(lab, self.texts, [feature]), "created",
         )  # fmt: skip
 
     def neurons(self) -> None:
@@ -129,24 +134,44 @@ class Case:
         if prompt:
             config["prompt"] = self.prompt
         if name == "created":
-            config["texts"] = list(self.stages.settings.text)
+            config["texts"] = self.texts
         kept = self.stages.keep(f"case-{self.feature}-{name}", analysis, **config)
-        words = ["monosemy", "analyse", command, str(self.stages.out), "--feature", str(self.feature)]
-        words += ["--prompt", self.prompt_text] if prompt else []
-        words += [word for key, value in options.items() for word in (f"--{key}", value)]
+        words = [f"--prompt={self.prompt_text}"] if prompt else []  # with "=", for it may begin with a hyphen
+        words += [f"--{key}={value}" for key, value in options.items()]
+        if name == "created":
+            words += ["--texts", *self.texts, "--features", str(self.feature)]
+        else:
+            words += ["--feature", str(self.feature)]
+        line = self.stages.analyse(command, *words, out=f"case-{self.feature}-{name}")
         self.page.section(heading, text)
         for chart in kept.charts:
-            self.page.figure(figure_of(chart), f"{name}-{chart.name}", chart.title, as_plain(chart), shlex.join(words))
+            self.page.figure(figure_of(chart), f"{name}-{chart.name}", chart.title, as_plain(chart), line)
         return kept
 
-    def _prompt(self, example: Example) -> list[int]:
-        """The tokens up to the strongest example's peak, with BOS where documents begin with one."""
-        store = self.stages.tokens
-        ids: list[int] = store.tokens_T[
-            max(0, example.offset - BEFORE, example.offset - example.position) : example.offset + 1
-        ].tolist()
-        bos = store.edges.bos
-        return ids if bos is None or ids[0] == bos else [bos, *ids]
+
+def prompt_of(lab: Lab, examples: Sequence[Example]) -> str | None:
+    """A text that ends where the feature peaks and whose tokens are those of the corpus there.
+
+    Not every piece of a text is cut into the tokens that it had within it: so about BEFORE tokens before the strongest
+    example's peak, fewer or more until a piece is, or else before the next example's. Some tokenizers put a blank before
+    any text; so the piece without its own is tried too. None where no piece is, as for a feature of the BOS alone.
+    """
+    pieces = (_piece(lab, example, before) for example in examples for before in LENGTHS)
+    texts = ((text, ids) for whole, ids in pieces for text in (whole, whole.removeprefix(" ")))
+    return next((text for text, ids in texts if _survives(lab, text, ids)), None)
+
+
+def _survives(lab: Lab, text: str, ids: Sequence[int]) -> bool:
+    bos = lab.tokens.edges.bos
+    return bool(text) and lab.ids(text) == [*([] if bos is None else [bos]), *ids]
+
+
+def _piece(lab: Lab, example: Example, before: int) -> tuple[str, list[int]]:
+    """The text and tokens from up to `before` tokens before the peak to it, without a BOS."""
+    start = max(example.offset - example.position, example.offset - before)
+    ids: list[int] = lab.tokens.tokens_T[start : example.offset + 1].tolist()
+    ids = ids[1:] if ids[0] == lab.tokens.edges.bos else ids
+    return "".join(lab.texts.sequence(ids)), ids
 
 
 def line_of(example: Example) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from monosemy.analysis.result import Table, as_plain
 from monosemy.analysis.verdict import neuron_verdicts
 from monosemy.dictionaries.baselines import neuron_basis
 from monosemy.files import write_whole
+from monosemy.metrics.interval import Share
 from monosemy.metrics.recovery import RECOVERED, mcs
 from monosemy.metrics.scores import Scores
 from monosemy.report.run import without_failed
@@ -78,17 +78,16 @@ def index_page(stages: Stages, found: Kept, rows: Sequence[dict[str, Any]]) -> P
     )
     alive = [row for row in rows if not row["dead"]]
     twice = [row for row in alive if row["mcs"] > RECOVERED]
-    share = found.data["meaningful_share_high"]
+    high, low = (in_words(found.data[f"meaningful_share{which}"]) for which in ("_high", ""))
     page.section(
         "How many features are found twice",
         f"MCS: a feature's largest cosine with any of the other dictionary. Of {len(rows):,} features "
         f"{len(rows) - len(alive):,} fire nowhere in {stages.index.n_tokens:,} tokens (detection limit "
         f"{stages.index.detection_limit:.1e}). A feature looks meaningful where its firings share their token or the "
-        "tokens before it more than those of 97.5 % of random directions do (docs/lab.md).",
+        "tokens before it more than those of 97.5 % of random directions that fire about as often (docs/lab.md).",
         found="More than 600 features with a high MCS, most of which had a plain meaning.",
         measured=f"{len(twice):,} of {len(alive):,} living features have MCS > {RECOVERED:g}. Of those with MCS > "
-        f"{RECOVERED:g} to one of the two others {_percent(share)} look meaningful, of the rest "
-        f"{_percent(found.data['meaningful_share'])}.",
+        f"{RECOVERED:g} to one of the two others {high} look meaningful, of the rest {low}.",
     )
     page.table(_counts(stages, found, alive), caption="Features beside directions that know nothing of features.")
     for chart, caption in zip(found.charts, ("Distribution of MCS.", "Share that looks meaningful."), strict=True):
@@ -105,12 +104,13 @@ def _counts(stages: Stages, found: Kept, alive: Sequence[dict[str, Any]]) -> lis
     other_ND, controls = stages.pair.directions(1).float(), found.data["controls"]
     wide = other_ND.shape[1]
     chance_ND = torch.randn(other_ND.shape, generator=generator_for("six hundred"))
-    rows = [("features", torch.tensor([row["mcs"] for row in alive]), found.data["meaningful_share_high"])]
+    sound = Share.of(sum(row["meaningful"] for row in alive), len(alive))
+    rows = [("features", torch.tensor([row["mcs"] for row in alive]), as_plain(sound))]
     rows.append(("neurons", mcs(neuron_basis(wide).W_dec_ND, other_ND), controls["neurons"]))
     rows.append(("random directions", mcs(chance_ND, other_ND), controls["random"]))
     return [
         {"directions": name, "count": len(mcs_N), "MCS > 0.9": int((mcs_N > RECOVERED).sum()),
-         "median MCS": float(mcs_N.median()), "look meaningful (share)": share}
+         "median MCS": float(mcs_N.median()) if len(mcs_N) else None, "look meaningful": in_words(share)}
         for name, mcs_N, share in rows
     ]  # fmt: skip
 
@@ -140,11 +140,11 @@ def basis_page(stages: Stages, curves: Kept, verdicts: Kept) -> None:
         measured=_verdicts_in_words(verdicts),
     )
     for chart in curves.charts:
-        command = f"monosemy analyse neuron-curves {shlex.quote(str(stages.out))} --out curves"
+        command = stages.analyse("neuron-curves", out="curves")
         page.figure(figure_of(chart), f"curves-{chart.name}", chart.title, as_plain(chart), command)
     page.section("A verdict on each feature", "How well the best one, or the best few, neurons tell its code.")
     for chart in verdicts.charts:
-        command = f"monosemy analyse verdicts {shlex.quote(str(stages.out))} --out verdicts"
+        command = stages.analyse("verdicts", out="verdicts")
         page.figure(figure_of(chart), f"verdicts-{chart.name}", chart.title, as_plain(chart), command)
     page.write()
 
@@ -183,5 +183,9 @@ def _caption(feature: Feature, row: dict[str, Any]) -> str:
     return f"Feature {feature.id}: MCS {row['mcs']:.2f}, fires on {feature.density:.2%} of tokens, {row['verdict']}"
 
 
-def _percent(share: float | None) -> str:
-    return "none there are" if share is None else f"{share:.0%}"
+def in_words(share: Mapping[str, Any]) -> str:
+    """A share with its 95 % interval."""
+    if not share["total"]:
+        return "none (there are none)"
+    low, high = f"{share['low']:.1%}", f"{share['high']:.1%}"
+    return f"{share['count']:,} of {share['total']:,} ({share['share']:.1%}, {low} to {high})"

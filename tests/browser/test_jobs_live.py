@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from urllib.error import HTTPError
+
+import pytest
 from conftest import screenshot
-from laboratory import SLOW, ask_slow, page_of, press, progress, result, said, start_slow
+from laboratory import SLOW, ask_slow, page_of, press, progress, result, said, start_slow, typed
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from serving import Server, until, visit
@@ -56,7 +60,7 @@ def test_a_reload_in_the_middle(browser: Chrome, lab: Server) -> None:
 
 
 def test_two_tabs(browser: Chrome, lab: Server) -> None:
-    """Both see the one job's progress and its result; what one cancels, the other is told of."""
+    """Both see the one job's progress and its result; who cancels leaves it to the other, and the last one stops it."""
     first = browser.current_window_handle
     visit(browser, page_of(lab, lab.features[0]))
     browser.switch_to.new_window("tab")
@@ -73,9 +77,28 @@ def test_two_tabs(browser: Chrome, lab: Server) -> None:
     browser.switch_to.window(first)
     ask_slow(browser, SLOW + 5)
     press(browser, "Cancel")
-    said(browser, "cancelled")
+    said(browser, "another page waits for it")
     browser.switch_to.window(second)
+    assert progress(browser)
+    assert state_of(lab, SLOW + 5) == "running"
+    press(browser, "Cancel")
     said(browser, "cancelled")
+
+
+def test_typing_is_answered_while_slow_ones_fill_the_queue(browser: Chrome, lab: Server) -> None:
+    """And a text that is dropped by the next letters leaves the slow one alone."""
+    start_slow(browser, lab, SLOW + 6)
+    for number in range(10):
+        with suppress(HTTPError):  # 503 in the end
+            state_of(lab, SLOW + 7 + number)
+    with pytest.raises(HTTPError, match="503"):
+        state_of(lab, SLOW + 20)
+    for text in ("Once upon", " a time", " there was"):
+        typed(browser, text)
+        until(
+            browser, "return document.querySelector('.lab-typed').textContent.includes(arguments[0])", text.split()[-1]
+        )
+    assert state_of(lab, SLOW + 6) == "running"
 
 
 def progress_of(browser: Chrome, panel: int) -> float:

@@ -39,16 +39,17 @@ export function report(place, words) {
 export function follow(name, request, watcher) {
   let source = null;
   let id = null;
-  let given = false;
+  let given = false; // the end was told, or nobody here wants to hear of it
+  let leaving = false;
 
   async function ask() {
     if (given) return;
     const answer = await post(`/api/live/${name}`, request);
-    if (given) {
-      if (answer.job) fetch(`/api/jobs/${answer.job}`, { method: "DELETE" });
-    } else if (answer.job) {
+    if (answer.job) {
       id = answer.job;
       listen();
+    } else if (given) {
+      return;
     } else if (answer.unreachable) {
       watcher.said?.("The server does not answer; asking again.");
       setTimeout(ask, 2000);
@@ -60,14 +61,18 @@ export function follow(name, request, watcher) {
 
   function listen() {
     source = new EventSource(`/api/jobs/${id}/events`);
-    const on = (kind, then) => source.addEventListener(kind, (event) => then(JSON.parse(event.data)));
+    const on = (kind, then) => source.addEventListener(kind, (event) => { if (!given) then(JSON.parse(event.data)); });
     on("progress", (data) => watcher.progress?.(data));
     on("partial", (data) => watcher.partial?.(data));
     on("done", (data) => { finish(); watcher.done(data, id); });
     on("failed", (data) => { finish(); watcher.failed(data.text); });
     on("cancelled", (data) => { finish(); watcher.failed(data.text); });
+    source.onopen = () => { if (leaving) leave(); };
     source.onerror = () => {
-      if (given) return;
+      if (given) {
+        source.close();
+        return;
+      }
       watcher.said?.("The connection is lost; waiting for the server.");
       if (source.readyState === EventSource.CLOSED) setTimeout(ask, 1000);
     };
@@ -78,20 +83,42 @@ export function follow(name, request, watcher) {
     source?.close();
   }
 
-  ask();
-  const remove = () => { if (id !== null && !given) fetch(`/api/jobs/${id}`, { method: "DELETE" }); };
-  return {
-    // Ask the server to stop it, and hear that it did.
-    cancel() {
-      remove();
-      if (id !== null || given) return;
-      given = true; // its job is not known yet, and is let go of as soon as it is
-      watcher.failed("cancelled");
-    },
-    // Stop it and hear no more of it.
-    drop() {
-      remove();
+  // The server stops a job for which one listens, and leaves it to the others where there are more. So the stream is
+  // closed after the answer, and nothing is sent before the stream is open: this page must be counted.
+  async function leave() {
+    leaving = true;
+    if (source?.readyState !== EventSource.OPEN) return;
+    let over = null; // what is said where the stream does not tell that it was cancelled
+    try {
+      const answer = await fetch(`/api/jobs/${id}`, { method: "DELETE" });
+      if ((await answer.json()).left) over = "left; another page waits for it";
+    } catch { // out of reach: what nobody listens to ends by itself
+      over = "cancelled";
+    }
+    if (given) {
+      source.close();
+    } else if (over !== null) {
       finish();
+      watcher.failed(over);
+    }
+  }
+
+  ask();
+  return {
+    // Stop it, or leave it to the other pages that wait for it, and hear which.
+    cancel() {
+      if (given) return;
+      if (source?.readyState !== EventSource.OPEN) {
+        given = true; // let go of as soon as the server counts this page
+        watcher.failed("cancelled");
+      }
+      leave();
+    },
+    // The same, and hear no more of it.
+    drop() {
+      if (given) return;
+      given = true;
+      leave();
     },
   };
 }

@@ -1,0 +1,189 @@
+"""S1's study from start to end on little text: its pages, that its commands make its figures again, what it reuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shlex
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import shared
+
+from monosemy import cli
+from monosemy.analysis import meaning
+from monosemy.analysis.coactivation import blocks_of
+from monosemy.analysis.lab import Lab
+from monosemy.runtime import UsageError
+from monosemy.studies import six_hundred_case
+from monosemy.studies.six_hundred import SixHundredSettings, six_hundred_features
+from monosemy.studies.six_hundred_pages import in_words
+
+CASE = (
+    "context",
+    "vocabulary-prepend",
+    "vocabulary-append",
+    "vocabulary-alone",
+    "created",
+    "neurons",
+    "probe",
+    "logits",
+)
+SITE = "layers.1.mlp_act"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study through the command line."""
+    folder = tmp_path_factory.mktemp("six")
+    cli.main(words(folder))
+    return folder / "study"
+
+
+@pytest.fixture(scope="module")
+def lab(study: Path) -> Lab:
+    """The lab of the study's first dictionary."""
+    model = shared("models/stories260K")
+    return Lab.open(study / "dictionaries", member=0, model=model, tokens=study / "tokens", index=study / "features")
+
+
+def words(folder: Path) -> list[str]:
+    """The study's command, on a little of the shared text."""
+    source = folder / "text.jsonl"
+    if not source.exists():
+        with gzip.open(shared("text/tinystories.jsonl.gz"), "rt") as lines:
+            source.write_text("".join(next(lines) for _ in range(120)))
+    options = {"site": SITE, "width": 32, "steps": 150, "max-tokens": 20_000, "l1": 0.1}
+    given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    named = ["--model", str(shared("models/stories260K")), "--source", str(source), "--out", str(folder / "study")]
+    return ["study", "six-hundred-features", *named, *given]
+
+
+def kept(study: Path, name: str) -> dict[str, Any]:
+    """The data of a measurement."""
+    found: dict[str, Any] = json.loads((study / "measurements" / name / "result.json").read_text())["data"]
+    return found
+
+
+def commands(study: Path) -> set[str]:
+    """The commands that the pages print."""
+    texts = "".join(path.read_text() for path in sorted(study.glob("*.html")))
+    return {unescape(line) for line in re.findall(r"<code>(monosemy .*?)</code>", texts, re.DOTALL)}
+
+
+def test_every_page_is_there_and_every_figure_has_its_data_and_command(study: Path) -> None:
+    pages = {path.stem: path.read_text() for path in study.glob("*.html")}
+    assert set(pages) == {"index", "table", "case", "basis", "range"}
+    figures = {path.stem for path in (study / "figures").glob("*.svg")}
+    assert figures == {path.stem for path in (study / "figures").glob("*.json")}
+    assert {"distribution", "meaningful", "context-changes", "created-text-0", "curves-maximum"} <= figures
+    shown = "".join(pages.values())
+    assert all(f"figures/{name}.json" in shown for name in figures)
+    assert sum(page.count("<code>monosemy ") for page in pages.values()) == len(figures)
+
+
+def test_every_printed_command_gives_the_studys_numbers(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    feature = next(study.glob("measurements/case-*-context")).name.split("-")[1]
+    names = {f"case-{feature}-{name}": f"case-{feature}-{name}" for name in (*CASE, "ablation")}
+    names |= {"curves": "neuron-curves", "verdicts": "neuron-verdicts"}
+    found = {line for line in commands(study) if line.startswith("monosemy analyse")}
+    assert len(found) == len(names)
+    for line in found:
+        arguments = shlex.split(line)[1:]
+        cli.main(arguments)
+        made = tmp_path / arguments[-1]
+        (file,) = made.glob("*.json")
+        assert json.loads(file.read_text()) == kept(study, names.pop(arguments[-1])), line
+        assert list(made.glob("*.svg"))
+    assert not names
+
+
+def test_it_counts_with_intervals(study: Path) -> None:
+    data = kept(study, "mcs-table")
+    living = [row for row in data["rows"] if not row["dead"]]
+    high = [row["meaningful"] for row in living if max(match["mcs"] for match in row["matches"]) > data["low"]]
+    share = data["meaningful_share_high"]
+    assert (share["count"], share["total"]) == (sum(high), len(high))
+    page = unescape((study / "index.html").read_text())
+    for each in (share, data["meaningful_share"], data["controls"]["random"], data["controls"]["neurons"]):
+        assert in_words(each) in page
+    assert (
+        in_words({"count": 1, "total": 4, "share": 0.25, "low": 0.1, "high": 0.5}) == "1 of 4 (25.0%, 10.0% to 50.0%)"
+    )
+    assert in_words({"count": 0, "total": 0, "share": None, "low": None, "high": None}) == "none (there are none)"
+
+
+def test_a_second_run_makes_nothing_anew(study: Path) -> None:
+    before = {path: path.read_bytes() for path in study.rglob("manifest.json")}
+    pages = {path: path.read_bytes() for path in study.glob("*.html")}
+    cli.main(words(study.parent))
+    assert {path: path.read_bytes() for path in study.rglob("manifest.json")} == before
+    assert {path: path.read_bytes() for path in study.glob("*.html")} == pages
+    assert len(before) > 15
+
+
+def test_the_case_is_the_first_by_mcs_that_is_no_single_neuron(study: Path, lab: Lab) -> None:
+    verdicts = {row["feature"]: row["verdict"] for row in kept(study, "neuron-verdicts")["evidence"]}
+    rows = [
+        row for row in kept(study, "mcs-table")["rows"] if not row["dead"] and verdicts[row["feature"]] != "a neuron"
+    ]
+    assert lab.index is not None
+    by_mcs = sorted(rows, key=lambda row: -row["matches"][0]["mcs"])
+    spread = [row["feature"] for row in by_mcs if verdicts[row["feature"]] in six_hundred_case.SPREAD]
+    tops = ((feature, lab.index.feature(feature).examples["top"]) for feature in spread)
+    first = next(feature for feature, top in tops if six_hundred_case.prompt_of(lab, top) is not None)
+    assert (study / "measurements" / f"case-{first}-context").exists()
+
+
+def test_prompts_have_the_corpus_tokens(lab: Lab) -> None:
+    assert lab.index is not None
+    shown = 0
+    for row in lab.index.table():
+        top = lab.index.feature(row["id"]).examples["top"]
+        text = six_hundred_case.prompt_of(lab, top)
+        if not top or all(lab.tokens.tokens_T[each.offset] == lab.tokens.edges.bos for each in top):
+            assert text is None
+            continue
+        assert text is not None
+        shown += 1
+        ids = lab.ids(text)[1:]  # without the BOS
+        ends = [lab.tokens.tokens_T[each.offset + 1 - len(ids) : each.offset + 1].tolist() for each in top]
+        assert ids in ends
+    assert shown > 10
+
+
+def test_what_cannot_be_shown_is_refused(study: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lab.index is not None
+    model, source = str(shared("models/stories260K")), str(study.parent / "text.jsonl")
+    settings = SixHundredSettings(model, source, SITE, width=32, l1=0.1, steps=150, max_tokens=20_000, feature=99)
+    with pytest.raises(UsageError, match=r"`feature` \(=99\)"):
+        six_hundred_features(study, settings)
+    monkeypatch.setattr(six_hundred_case, "prompt_of", lambda lab, examples: None)
+    with pytest.raises(UsageError, match="name one with --feature"):
+        six_hundred_features(study, replace(settings, feature=None))
+    living = next(row["id"] for row in lab.index.table() if not row["dead"])
+    with pytest.raises(UsageError, match="no text has the tokens"):
+        six_hundred_features(study, replace(settings, feature=living))
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.9])
+def test_random_directions_of_any_density_pass_about_by_chance(lab: Lab, quantile: float) -> None:
+    """A bar that is right at the usual density only lets a fifth of the rare ones pass, and no frequent one."""
+    assert lab.index is not None
+    bands, _ = meaning.bands_of(lab, lab.index)
+    living = sorted(row["density"] for row in lab.index.table() if not row["dead"])
+    density = living[int(quantile * len(living))]
+    x_XD = torch.cat(list(blocks_of(lab, meaning.SAMPLE, "sample")))
+    W_ND = torch.randn(400, x_XD.shape[1], generator=torch.Generator().manual_seed(9))
+    places = meaning.firings(lab, W_ND, x_XD, [density] * len(W_ND), lab.index.n_tokens)
+    passed = sum(bands.bar(density).meaningful(own) for own in places) / len(places)
+    print(density, passed, [sum(bar.meaningful(own) for own in places) / len(places) for bar in bands.bars])
+    assert 0.2 * meaning.CHANCE < passed < 2 * meaning.CHANCE
