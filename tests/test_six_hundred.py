@@ -9,7 +9,7 @@ import shlex
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from conftest import shared
 from monosemy import cli
 from monosemy.analysis import meaning
 from monosemy.analysis.coactivation import blocks_of
+from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.lab import Lab
 from monosemy.runtime import UsageError
 from monosemy.studies import six_hundred_case
@@ -35,6 +36,7 @@ CASE = (
     "logits",
 )
 SITE = "layers.1.mlp_act"
+EACH = 200  # random directions at each density
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def words(folder: Path) -> list[str]:
     if not source.exists():
         with gzip.open(shared("text/tinystories.jsonl.gz"), "rt") as lines:
             source.write_text("".join(next(lines) for _ in range(120)))
-    options = {"site": SITE, "width": 32, "steps": 150, "max-tokens": 20_000, "l1": 0.1}
+    options = {"site": SITE, "width": 32, "steps": 60, "max-tokens": 6000, "l1": 0.1}
     given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     named = ["--model", str(shared("models/stories260K")), "--source", str(source), "--out", str(folder / "study")]
     return ["study", "six-hundred-features", *named, *given]
@@ -163,10 +165,10 @@ def test_prompts_have_the_corpus_tokens(lab: Lab) -> None:
 def test_what_cannot_be_shown_is_refused(study: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lab.index is not None
     model, source = str(shared("models/stories260K")), str(study.parent / "text.jsonl")
-    settings = SixHundredSettings(model, source, SITE, width=32, l1=0.1, steps=150, max_tokens=20_000, feature=99)
+    settings = SixHundredSettings(model, source, SITE, width=32, l1=0.1, steps=60, max_tokens=6000, feature=99)
     with pytest.raises(UsageError, match=r"`feature` \(=99\)"):
         six_hundred_features(study, settings)
-    monkeypatch.setattr(six_hundred_case, "prompt_of", lambda lab, examples: None)
+    monkeypatch.setattr(six_hundred_case, "prompt_of", lambda *_: None)
     with pytest.raises(UsageError, match="name one with --feature"):
         six_hundred_features(study, replace(settings, feature=None))
     living = next(row["id"] for row in lab.index.table() if not row["dead"])
@@ -174,16 +176,34 @@ def test_what_cannot_be_shown_is_refused(study: Path, lab: Lab, monkeypatch: pyt
         six_hundred_features(study, replace(settings, feature=living))
 
 
-@pytest.mark.parametrize("quantile", [0.1, 0.9])
-def test_random_directions_of_any_density_pass_about_by_chance(lab: Lab, quantile: float) -> None:
-    """A bar that is right at the usual density only lets a fifth of the rare ones pass, and no frequent one."""
-    assert lab.index is not None
-    bands, _ = meaning.bands_of(lab, lab.index)
-    living = sorted(row["density"] for row in lab.index.table() if not row["dead"])
-    density = living[int(quantile * len(living))]
+class Spanning:
+    """Stands for an index of features whose densities span two orders of magnitude."""
+
+    def __init__(self, n_tokens: int) -> None:
+        self.n_tokens = n_tokens
+
+    def table(self) -> list[dict[str, Any]]:
+        """As a feature index's."""
+        return [{"density": 0.002 * 150 ** (number / 99), "dead": False} for number in range(100)]
+
+
+def test_random_directions_of_any_density_pass_about_by_chance(lab: Lab) -> None:
+    """A bar that is right at the usual density lets many more of the rare ones pass."""
+    index = Spanning(lab.tokens.n_tokens)
+    bands, held = meaning.bands_of(lab, cast(FeatureIndex, index))
+    densities = [index.table()[number]["density"] for number in (10, 50, 90)]
     x_XD = torch.cat(list(blocks_of(lab, meaning.SAMPLE, "sample")))
-    W_ND = torch.randn(400, x_XD.shape[1], generator=torch.Generator().manual_seed(9))
-    places = meaning.firings(lab, W_ND, x_XD, [density] * len(W_ND), lab.index.n_tokens)
-    passed = sum(bands.bar(density).meaningful(own) for own in places) / len(places)
-    print(density, passed, [sum(bar.meaningful(own) for own in places) / len(places) for bar in bands.bars])
-    assert 0.2 * meaning.CHANCE < passed < 2 * meaning.CHANCE
+    W_ND = torch.randn(3 * EACH, x_XD.shape[1], generator=torch.Generator().manual_seed(9))
+    each_N = [density for density in densities for _ in range(EACH)]
+    places = meaning.firings(lab, W_ND, x_XD, each_N, index.n_tokens)
+    rare, usual, frequent = (
+        sum(bands.bar(density).meaningful(own) for own in places[start : start + EACH]) / EACH
+        for density, start in zip(densities, range(0, 3 * EACH, EACH), strict=True)
+    )
+    assert 0.2 * meaning.CHANCE < min(rare, usual, frequent) <= max(rare, usual, frequent) < 2.2 * meaning.CHANCE
+    assert held.random.low is not None
+    assert held.random.high is not None
+    assert held.random.low < 1.2 * meaning.CHANCE
+    assert held.random.high > 0.8 * meaning.CHANCE
+    by_one_bar = sum(bands.bar(densities[1]).meaningful(own) for own in places[:EACH]) / EACH
+    assert by_one_bar > 3 * meaning.CHANCE
