@@ -24,6 +24,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 from monosemy.analysis.feature import FeatureIndex
 
 WAIT_S = 300
+FINISHED = """
+const panels = document.querySelectorAll(".lab-result");
+return panels.length === arguments[0] && panels[0].querySelector(".lab-body .chart svg, .lab-body .strip, .lab-body p");
+"""
 ACTIONS = {"context": "Ablate context", "append": "Scan append", "steer": "Steer"}
 
 
@@ -68,10 +72,10 @@ def take(browser: Chrome, address: str, feature: int, prompt: str, out: Path) ->
     waiting = WebDriverWait(browser, WAIT_S)
     box = waiting.until(lambda page: page.find_element(By.ID, "lab-text"))
     box.send_keys(prompt)
-    for name, label in ACTIONS.items():
+    for number, (name, label) in enumerate(ACTIONS.items(), 1):
         press(browser, label)
-        waiting.until(lambda page: not page.find_elements(By.CSS_SELECTOR, ".lab-results progress"))
-        section = browser.find_element(By.CSS_SELECTOR, ".lab-results section")
+        waiting.until(lambda page, n=number: page.execute_script(FINISHED, n))
+        section = browser.find_element(By.CSS_SELECTOR, ".lab-result")
         browser.execute_script("arguments[0].scrollIntoView()", section)
         browser.execute_async_script("setTimeout(arguments[0], 1500)")
         section.screenshot(str(out / f"lab-{name}.png"))
@@ -80,7 +84,7 @@ def take(browser: Chrome, address: str, feature: int, prompt: str, out: Path) ->
 def press(browser: Chrome, label: str) -> None:
     """Press the button that is called so."""
     (button,) = [each for each in browser.find_elements(By.TAG_NAME, "button") if each.text == label]
-    button.click()
+    button.parent.execute_script("arguments[0].click()", button)  # wherever the page is scrolled to
 
 
 def chosen(index: FeatureIndex) -> int:

@@ -164,8 +164,8 @@ def mcs_table(
     below = [row for row, belongs in zip(living, is_low, strict=True) if belongs]
     above = [row for row, belongs in zip(living, is_low, strict=True) if not belongs]
     labels = tuple(side.label for side in rest)
-    shares = (None, None) if held is None else (_share(below), _share(above))
-    return McsTable(mine.label, labels, rows, low, len(below), *shares, held)
+    low_share, high_share = (None, None) if held is None else (_share(below), _share(above))
+    return McsTable(mine.label, labels, rows, low, len(below), low_share, high_share, held)
 
 
 def _rows(
@@ -174,11 +174,11 @@ def _rows(
     beside = list(zip(*matches, strict=True))
     if index is None:
         return tuple(McsRow(feature, own, None, None, None, None, None) for feature, own in enumerate(beside))
-    said, examples = sound or [None] * len(beside), strongest(index)
+    said: Sequence[bool | None] = [None] * len(beside) if sound is None else sound
     return tuple(
         McsRow(feature, own, bool(row["dead"]), row["density"], row["max"], meaningful, example)
         for feature, (own, row, meaningful, example) in enumerate(
-            zip(beside, index.table(), said, examples, strict=True)
+            zip(beside, index.table(), said, strongest(index), strict=True)
         )
     )
 

@@ -165,7 +165,8 @@ def bands_of(lab: Lab, index: FeatureIndex) -> tuple[Bands, Controls]:
 def firings(lab: Lab, W_ND: Tensor, x_XD: Tensor, density_N: Sequence[float], tokens: int) -> list[list[Place]]:
     """A uniform sample of the firings of directions, each of which fires on its own share of the rows."""
     rank_N = (torch.tensor(density_N, dtype=torch.float64) * len(x_XD)).long().clamp_max(len(x_XD) - 1)
-    pieces = zip(W_ND.split(FEATURES_AT_ONCE), rank_N.to(x_XD.device).split(FEATURES_AT_ONCE), strict=True)
+    ranked = (W_ND, rank_N.to(x_XD.device))
+    pieces = zip(*(torch.split(each, FEATURES_AT_ONCE) for each in ranked), strict=True)
     threshold_N = torch.cat(
         [(x_XD @ W_BD.T).sort(dim=0, descending=True).values.gather(0, rank_B[None])[0] for W_BD, rank_B in pieces]
     )

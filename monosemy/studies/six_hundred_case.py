@@ -153,8 +153,9 @@ def prompt_of(lab: Lab, examples: Sequence[Example]) -> str | None:
     """A text that ends where the feature peaks and whose tokens are those of the corpus there.
 
     Not every piece of a text is cut into the tokens that it had within it: so about BEFORE tokens before the strongest
-    example's peak, fewer or more until a piece is, or else before the next example's. Some tokenizers put a blank before
-    any text; so the piece without its own is tried too. None where no piece is, as for a feature of the BOS alone.
+    example's peak, fewer or more until a piece is, or else before the next example's. Some tokenizers put a blank
+    before any text; so the piece without its own is tried too. None where no piece is, as for
+    a feature of the BOS alone.
     """
     pieces = (_piece(lab, example, before) for example in examples for before in LENGTHS)
     texts = ((text, ids) for whole, ids in pieces for text in (whole, whole.removeprefix(" ")))
