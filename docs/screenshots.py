@@ -60,7 +60,7 @@ def take(browser: Chrome, address: str, feature: int, prompt: str, out: Path) ->
     for name, path, height in (
         ("runs", "/", 700),
         ("grid", "/grid", 900),
-        ("features", "/features?sort=mcs_other_seed&descending=1", 800),
+        ("features", "/features?sort=mcs_other_seed&desc=1", 800),
         ("feature", f"/features/{feature}", 1500),
         ("compare", "/compare?a=0&b=1", 1000),
     ):
