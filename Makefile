@@ -54,6 +54,7 @@ bench: setup
 	$(BIN)/python benchmarks/ways.py
 	$(BIN)/python benchmarks/vocabulary.py
 	$(BENCH) benchmarks/index.py
+	$(BIN)/python benchmarks/index.py --arms ours --tokens 500000 --rounds 1
 
 # How good dictionaries are beside the peers', and the studies behind the defaults: about an hour on two cores.
 bench-quality: setup

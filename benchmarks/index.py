@@ -9,17 +9,16 @@ one process; a first round, not counted, warms up:
 - SAEDashboard on `--features` features, as its users run it: its default layout, and its activation cache on disk,
   which the first round fills, so that the model's pass is left out of its time. No page is written;
 - ours on the same features: a dictionary of these alone, to a finished index on disk;
-- ours on all `--width` features, in one pass.
+- ours on all `--width` features, in one pass; with `--arms ours` this alone, once, without a warm-up round.
 
 SAEDashboard takes features in batches and reads all tokens again for each, so what it needs for `--width` features is
 its time for `--features`, times their number over that: said as extrapolated. Ours finds besides what SAEDashboard
 has not: the tokens of features and features of tokens, examples that are checked to be silent. SAEDashboard correlates
 features with neurons, which ours leaves to its other analyses. Before the clock starts both are held to equal maxima.
 
-It runs where `sae_dashboard` is installed: in `.bench-env`, after `pip install --no-deps sae-dashboard dataclasses-json
-marshmallow typing-inspect mypy-extensions eindex-callum decode-clt`. The peak memory printed is the whole process's:
-run with `--arms ours` for ours alone. With `--clock cpu` processor time counts: use it with OMP_NUM_THREADS=1 on a
-busy machine.
+It runs where `sae_dashboard` is installed (`make bench-env`). The peak memory is the whole process's, so that of
+`--arms ours` is ours: model, tokens and index. With `--clock cpu` processor time counts: use it with
+OMP_NUM_THREADS=1 on a busy machine.
 """
 
 from __future__ import annotations
@@ -154,11 +153,11 @@ def theirs(
 
 
 def measure(
-    arms: dict[tuple[str, int], Callable[[], torch.Tensor]], rounds: int, clock: Callable[[], float]
+    arms: dict[tuple[str, int], Callable[[], torch.Tensor]], rounds: int, clock: Callable[[], float], warm_up: bool
 ) -> dict[tuple[str, int], list[float]]:
-    """Seconds of every arm in every round after the first."""
+    """Seconds of every arm in every round; a warm-up round before them is not counted."""
     spent: dict[tuple[str, int], list[float]] = {name: [] for name in arms}
-    for turn in range(rounds + 1):
+    for turn in range(0 if warm_up else 1, rounds + 1):
         for name, arm in arms.items():
             began = clock()
             arm()
@@ -201,22 +200,25 @@ def main() -> None:
         tokens = save_tokens(folder, chosen.tokens)
         large = random_dictionary(model, tokens, chosen.width)
         small = first_features(large, chosen.features)
+        kinds = (small, large) if chosen.arms == "both" else (large,)
         arms: dict[tuple[str, int], Callable[[], torch.Tensor]] = {
             (OURS, kind.width): ours(model, tokens, save_grid(folder / f"{kind.width}", kind), chosen.tokens, folder)
-            for kind in (small, large)
+            for kind in kinds
         }
         if peer:
             arms[THEIRS, small.width] = theirs(folder, model, small, tokens, chosen.tokens)
             torch.testing.assert_close(arms[THEIRS, small.width](), arms[OURS, small.width](), rtol=1e-3, atol=1e-4)
-        spent = measure(arms, chosen.rounds, clock)
+        spent = measure(arms, chosen.rounds, clock, warm_up=chosen.arms == "both")
     rows = [row(*arm, found, chosen.tokens) for arm, found in spent.items()]
     if peer:
         times = large.width / small.width
         guess = [times * each for each in spent[THEIRS, small.width]]
         rows.append(row(f"{THEIRS}, extrapolated", large.width, guess, chosen.tokens))
+    for each in rows:
+        each["peak MB of the process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print("\n".join(table(rows)))
-    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
-    print(write_record("index", rows, f"python {' '.join(sys.argv)}"))
+    name = "index" if chosen.arms == "both" else "index-large"
+    print(write_record(name, rows, f"python {' '.join(sys.argv)}"))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class TableModel:
         self.table_VD = torch.randint(-3, 4, (VOCAB, d_in), generator=generator).float().to(device)
         self.before_VD = torch.randint(-2, 3, (VOCAB, d_in), generator=generator).float().to(device)
         self.out_DV = torch.randn(d_in, VOCAB + 3, generator=generator).to(device)  # three columns of padding
+        self.vocab_size = VOCAB + 3
         self.linear_path = linear_path
         self.passes = 0
 

@@ -42,6 +42,25 @@ def test_extreme_tokens_equal_a_full_sort(monkeypatch: pytest.MonkeyPatch, at_on
     assert torch.equal(found["bottom_ids"], ordered.indices[:, :7].int())
 
 
+def test_no_more_logits_are_held_than_the_block_says_where_the_model_pads_its_vocabulary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, sizes = TableModel(), []
+    monkeypatch.setattr(logits, "BLOCK_LOGITS", 3 * model.vocab_size)
+    plain = model.direction_logits
+
+    def counted(site: str, v_ND: torch.Tensor, fold_norm: bool = True) -> torch.Tensor | None:
+        found = plain(site, v_ND, fold_norm)
+        assert found is not None
+        sizes.append(found.numel())
+        return found
+
+    monkeypatch.setattr(model, "direction_logits", counted)
+    extreme_tokens(model, SITE, whole_number_dictionary(11).W_dec_ND, 2, vocab_size=5)
+    assert max(sizes) == 3 * model.vocab_size
+    assert sum(sizes) == 11 * model.vocab_size
+
+
 def test_a_vocabulary_smaller_than_asked_for_is_shown_whole() -> None:
     found = extreme_tokens(TableModel(), SITE, whole_number_dictionary(3).W_dec_ND, 10, vocab_size=4)
     assert found is not None

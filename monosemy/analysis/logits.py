@@ -17,6 +17,9 @@ BLOCK_LOGITS = 2**24  # logits that are held at a time
 class WritesLogits(Protocol):
     """A model with a linear path from a site to its logits."""
 
+    vocab_size: int
+    """Logits of a token, padding of the model's vocabulary included."""
+
     def direction_logits(self, site: str, v_ND: torch.Tensor, fold_norm: bool = True) -> torch.Tensor | None:
         """`logits_NV` of directions, or None where there is no linear path."""
         ...
@@ -30,7 +33,7 @@ def extreme_tokens(
     Gives `top_ids` int32 and `top_values` fp32 [N, L], `bottom_ids` and `bottom_values` likewise; None where the model
     has no linear path from the site. Columns past the tokenizer's `vocab_size` are padding and never shown.
     """
-    block = max(1, BLOCK_LOGITS // vocab_size)
+    block = max(1, BLOCK_LOGITS // model.vocab_size)
     pieces: dict[str, list[torch.Tensor]] = {}
     for directions_BD in torch.split(directions_ND, block):
         logits_BV = model.direction_logits(site, directions_BD)
