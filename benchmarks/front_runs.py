@@ -14,7 +14,7 @@ Shapes: B rows, D = d_in, N = width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +24,10 @@ from peers import Peer, dictionary_learning, saelens
 
 from monosemy.data.rows import RowSource
 from monosemy.dictionaries.dictionary import Dictionary
-from monosemy.dictionaries.store import VARIANTS
 from monosemy.metrics.scoring import fidelity_of
 from monosemy.runtime import Progress
 from monosemy.training.loop import ROW_ORDER_SEED
-from monosemy.training.settings import default_lr
+from monosemy.training.settings import default_lr, takers
 from monosemy.training.sweep import fit_grid
 
 CANDIDATES = (
@@ -43,22 +42,30 @@ KINDS = {
 FASTER = {"standard": (1.0, 2.0), "gated": (1.0, 2.0), "panneal": (1.0, 2.0)}  # times our rate; others: 1
 COUNTERPART = {"standard": "relu"}  # of a peer's kind among our variants, where the names differ
 TRIED = (1e-3, 3e-3)
-DECAY, NESTED = 0.2, (1 / 8, 3 / 8, 1 / 2)  # share of a run; Matryoshka's groups
+DECAY = 0.2  # share of a run
+NESTED = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # Matryoshka's groups: ours, which are about the paper's
 L0_PRICE = 0.6  # SAELens' JumpReLU: coefficient · k / D
 
 
 Ticker = Callable[[], None]
 
 
-def run(part: Part, library: str, seed: int, tick: Ticker) -> list[dict[str, Any]]:
-    """Train and score one library's dictionaries from one seed; `tick` is called after each step."""
+def kinds_of(library: str, variants: Collection[str]) -> tuple[str, ...]:
+    """What a library calls those of our variants that it has."""
+    if library == OURS:
+        return tuple(name for name in CANDIDATES if name in variants)
+    return tuple(kind for kind in KINDS[library] if COUNTERPART.get(kind, kind) in variants)
+
+
+def run(part: Part, library: str, kinds: Sequence[str], seed: int, tick: Ticker) -> list[dict[str, Any]]:
+    """Train and score these kinds of one library's dictionaries from one seed; `tick` is called after each step."""
     source = source_of(part.name)
     if library == OURS:
-        trained = _ours(part, source.rows, seed, tick)
+        trained = _ours(part, kinds, source.rows, seed, tick)
     else:
         stream = source.rows.batches(part.batch, ROW_ORDER_SEED)
         lr = default_lr("topk", part.width, part.batch)
-        rates = {kind: tuple(factor * lr for factor in FASTER.get(kind, (1.0,))) for kind in KINDS[library]}
+        rates = {kind: tuple(factor * lr for factor in FASTER.get(kind, (1.0,))) for kind in kinds}
         peers = peers_of(library, part, source.rows, seed, rates)
         for _ in range(part.steps):
             x_BD = next(stream)
@@ -74,22 +81,25 @@ def run(part: Part, library: str, seed: int, tick: Ticker) -> list[dict[str, Any
     ]
 
 
-def _ours(part: Part, rows: RowSource, seed: int, tick: Ticker) -> list[tuple[str, float | None, str, Dictionary]]:
+def _ours(
+    part: Part, kinds: Sequence[str], rows: RowSource, seed: int, tick: Ticker
+) -> list[tuple[str, float | None, str, Dictionary]]:
+    dials = {dial: getattr(part, dial) for dial in ("k", "l1") if set(takers(dial)) & set(kinds)}
     found = fit_grid(
-        rows, variant=tuple(name for name in CANDIDATES if name in VARIANTS), width=part.width, k=part.k, l1=part.l1,
-        seed=seed, batch=part.batch, steps=part.steps, device="cpu", watch=lambda step, _: tick() if step else None,
+        rows, variant=tuple(kinds), width=part.width, **dials, seed=seed, batch=part.batch, steps=part.steps,
+        device="cpu", watch=lambda step, _: tick() if step else None,
     )  # fmt: skip
-    dials = [f"l1 {m.l1}" if m.l1 is not None else f"k {m.k}" for m, _ in found]
+    named = [f"l1 {m.l1}" if m.l1 is not None else f"k {m.k}" for m, _ in found]
     return [
         (m.variant, m.lr, f"{m.variant}, {dial}, lr {m.lr:.3g}", dictionary)
-        for (m, dictionary), dial in zip(found, dials, strict=True)
+        for (m, dictionary), dial in zip(found, named, strict=True)
     ]
 
 
 def peers_of(
-    library: str, part: Part, rows: RowSource, seed: int, rates: Mapping[str, tuple[float, ...]]
+    library: str, part: Part, rows: RowSource, seed: int, rates: Mapping[str, tuple[float | None, ...]]
 ) -> list[tuple[str, float | None, Peer]]:
-    """Every kind of a library at every sparsity and each of its `rates` (none: its own default), with both."""
+    """Each kind that has `rates` at every sparsity and each of them (None: its own default), with kind and rate."""
     statistics, d_in = rows.statistics(), rows.d_in
     sizes = {"d_in": d_in, "width": part.width, "steps": part.steps, "seed": seed, "decay": DECAY}
     if library == SAELENS:  # `expected_average_only_in`
@@ -97,11 +107,11 @@ def peers_of(
     else:  # `normalize_activations`
         make, more = dictionary_learning, {"scale": 1 / math.sqrt(statistics.mean_square_norm)}
     found: list[tuple[str, float | None, Peer]] = []
-    for kind in KINDS[library]:
+    for kind, tried in rates.items():
         by_k = "topk" in kind or kind in ("matryoshka", "jumprelu")
         for dial in part.k if by_k else part.l1:
             options = _options(library, kind, dial, part, d_in)
-            for lr in rates.get(kind, (None,)):
+            for lr in tried:
                 rated = {} if lr is None else {"lr": lr}
                 found.append((kind, lr, make(kind, **sizes, **more, **rated, **options)))
     return found
@@ -135,8 +145,7 @@ def rates_of(part: Part, library: str) -> list[dict[str, Any]]:
     middle = replace(part, k=part.k[1:2], l1=part.l1[1:2])
     rows = []
     for lr in (None, *TRIED):
-        rates = {} if lr is None else dict.fromkeys(KINDS[library], (lr,))
-        peers = peers_of(library, middle, source.rows, 0, rates)
+        peers = peers_of(library, middle, source.rows, 0, dict.fromkeys(KINDS[library], (lr,)))
         stream = source.rows.batches(part.batch, ROW_ORDER_SEED)
         with Progress(f"{library}, lr {lr}", part.steps) as bar:
             for _ in range(part.steps):

@@ -39,13 +39,13 @@ def best_of(rows: Iterable[Row], score: str) -> list[float]:
     return [min(values) for values in by_seed.values()]
 
 
-def verdicts(part: str, rows: Sequence[Row]) -> list[Row]:
-    """A line for each score and each pair of kinds, and for each library as a whole."""
+def verdicts(part: str, rows: Sequence[Row], every_kind: bool) -> list[Row]:
+    """A line for each score and each pair of kinds; where the rows have every kind, for each library as a whole too."""
     ours = [row for row in rows if row["library"] == OURS]
     found = []
     for library, kinds in KINDS.items():
         theirs = [row for row in rows if row["library"] == library]
-        pairs = [("all", "all", ours, theirs)] if theirs else []
+        pairs = [("all", "all", ours, theirs)] if theirs and every_kind else []
         for kind in kinds:
             variant = COUNTERPART.get(kind, kind)
             sides = _of(ours, variant), _of(theirs, kind)

@@ -1,6 +1,6 @@
 """Quality beside speed: our variants and the peers' own trainers on the same rows at the same width, several seeds.
 
-    .bench-env/bin/python benchmarks/fronts.py [--part stories gpt worlds] [--seeds 0 1 2] [--steps 1200]
+    .bench-env/bin/python benchmarks/fronts.py [--part stories gpt worlds] [--kinds relu topk] [--seeds 0 1 2]
 
 FVU and lost cross-entropy against L0 on activations of a model that nobody here wrote (stories260K) and of our own
 GPT (the demo's), and what is recovered of a flat and of a hierarchical world. What is trained, and with which
@@ -10,7 +10,8 @@ interval over seeds, or worse. The last table ranks our variants: the place of e
 a part, and the mean over parts.
 
 Each job (part, library, seed) is kept in `runs/fronts/jobs`, so a killed run goes on; a job whose code has changed is
-run again. Jobs run side by side, one thread each. About 25 minutes on two cores.
+run again. Jobs run side by side, one thread each. About 25 minutes on two cores; record and figure are of such a whole
+run, a shorter one only prints its tables.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from front_figure import draw
 from front_parts import PARTS, ROOT, RUN, TEXT_PARTS, Part, here, prepare
-from front_runs import LEARNING, OURS, SAELENS, rates_of, run
+from front_runs import CANDIDATES, LEARNING, OURS, SAELENS, kinds_of, rates_of, run
 from front_tables import Row, points, ranking, verdicts
 from peers import quietly
 from record import table, write_record
@@ -46,15 +48,16 @@ POLL_S = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """One library, one seed, one part; `path` is where its rows are kept."""
+    """Some kinds of one library, one seed, one part; `path` is where its rows are kept."""
 
     part: Part
     library: str
+    kinds: tuple[str, ...]
     seed: int
     path: Path
 
 
-def job_of(part: Part, library: str, seed: int) -> Job:
+def job_of(part: Part, library: str, kinds: tuple[str, ...], seed: int) -> Job:
     """A job, its path another one for every setting and every state of the code behind it."""
     folder = Path(__file__).parent
     sources = [folder / "front_parts.py", folder / "front_runs.py"]
@@ -65,9 +68,9 @@ def job_of(part: Part, library: str, seed: int) -> Job:
     else:
         sources.append(folder / "peers.py")
         version = importlib.metadata.version(PACKAGES[library])
-    text = json.dumps([asdict(part), library, seed, version]).encode()
+    text = json.dumps([asdict(part), library, kinds, seed, version]).encode()
     digest = hashlib.sha256(text + b"".join(path.read_bytes() for path in sources)).hexdigest()
-    return Job(part, library, seed, RUN / "jobs" / f"{part.name}-{library}-{seed}-{digest[:12]}.json")
+    return Job(part, library, kinds, seed, RUN / "jobs" / f"{part.name}-{library}-{seed}-{digest[:12]}.json")
 
 
 def run_all(jobs: Sequence[Job]) -> list[Row]:
@@ -99,7 +102,7 @@ def _run(job: Job) -> None:
         with globals()["_done"].get_lock():
             globals()["_done"].value += 1 / job.part.steps
 
-    rows = quietly(lambda: run(job.part, job.library, job.seed, tick))
+    rows = quietly(lambda: run(job.part, job.library, job.kinds, job.seed, tick))
     job.path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(job.path, json.dumps(rows).encode())
 
@@ -108,6 +111,7 @@ def main() -> None:
     """Print and record the tables, draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=(*TEXT_PARTS, "worlds"), default=[*TEXT_PARTS, "worlds"])
+    parser.add_argument("--kinds", nargs="+", choices=CANDIDATES, default=CANDIDATES, help="and the peers' like them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of each part, to see that it runs")
     parser.add_argument("--rates", action="store_true", help="only show what other learning rates do for the peers")
@@ -123,16 +127,29 @@ def main() -> None:
     if options.rates:
         print("\n".join(table([row for name in libraries[1:] for row in rates_of(parts[0], name)])))
         return
-    rows = run_all([job_of(part, library, seed) for part in parts for library in libraries for seed in options.seeds])
-    lines = [line for part in parts for line in verdicts(part.name, [row for row in rows if row["part"] == part.name])]
+    kinds = {library: kinds_of(library, options.kinds) for library in libraries}
+    rows = run_all(
+        [
+            job_of(part, library, kinds[library], seed)
+            for part, library, seed in product(parts, libraries, options.seeds)
+            if kinds[library]
+        ]
+    )
+    every_kind = set(options.kinds) == set(CANDIDATES)
+    lines = [line for part in parts for line in verdicts(part.name, _of(part, rows), every_kind)]
+    print("\n".join([*table(lines), ""]) if lines else "no peers are installed: make bench-env")
+    if not every_kind:
+        return
     ranks = ranking(rows)
-    for shown in (lines, ranks):
-        print("\n".join([*table(shown), ""]) if shown else "no peers are installed: make bench-env")
-    print(f"best default by mean place: {ranks[0]['variant']}")
-    if options.steps is None:
+    print("\n".join([*table(ranks), "", f"best default by mean place: {ranks[0]['variant']}"]))
+    if options.steps is None and len(parts) == len(PARTS):
         draw(rows, ROOT / "docs" / "figures" / "fronts.png")
         command = f"python benchmarks/fronts.py {' '.join(sys.argv[1:])}".strip()
         print(write_record("fronts", lines or ranks, command, ranks, points(rows)))
+
+
+def _of(part: Part, rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["part"] == part.name]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ def write_record(
     about = [
         f"- date: {now.isoformat(timespec='minutes')}",
         f"- command: `{command}`",
+        f"- commit: {BEGAN_WITH}",
         f"- machine: {machine()}",
         f"- versions: {', '.join(f'{package} {version}' for package, version in versions().items())}",
     ]
@@ -52,10 +54,31 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"| {line} |" for line in [lined[0], rule, *lined[1:]]]
 
 
+def commit(folder: Path = RECORDS.parent) -> str:
+    """The commit that the code in `folder` is of, "+ changes" where it is not quite that; "unknown" outside git.
+
+    Records do not count as changes: several benchmarks run one after the other.
+    """
+    try:
+        short = _git(folder, "rev-parse", "--short", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--", ":/", f":(exclude){RECORDS.name}")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{short} + changes" if changed else short
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def machine() -> str:
     """The processor, its threads here, and the GPU if there is one."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads{gpu}"
+
+
+BEGAN_WITH = commit()  # as it is when a benchmark begins; by its end the tree may be another
 
 
 def _processor() -> str:

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from monosemy.analysis.circuits import children, parents
     from monosemy.analysis.context import context_ablation
     from monosemy.analysis.created import created_examples
+    from monosemy.analysis.feature_examples import examples_of_feature
     from monosemy.analysis.feature_tokens import tokens_of_feature
     from monosemy.analysis.index import FeatureIndex, features
     from monosemy.analysis.lab import Lab
+    from monosemy.analysis.labelled import labelled_texts
     from monosemy.analysis.mcs_table import mcs_table
     from monosemy.analysis.moments import feature_moments
     from monosemy.analysis.neighbours import nearest_features
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from monosemy.dictionaries.baselines import neuron_basis, pca, random_directions
     from monosemy.dictionaries.dictionary import Dictionary
     from monosemy.dictionaries.store import DictionaryStore, load_dictionary, save_dictionary
+    from monosemy.explain.store import ExplanationStore, explanations
     from monosemy.metrics.evaluate import evaluate
     from monosemy.metrics.fidelity import fidelity
     from monosemy.metrics.matching import one_to_one
@@ -74,6 +77,7 @@ _HOME = {
     "ActivationStore": "data.activations",
     "Dictionary": "dictionaries.dictionary",
     "DictionaryStore": "dictionaries.store",
+    "ExplanationStore": "explain.store",
     "FeatureIndex": "analysis.index",
     "Lab": "analysis.lab",
     "LanguageModel": "models.language_model",
@@ -92,6 +96,8 @@ _HOME = {
     "context_ablation": "analysis.context",
     "created_examples": "analysis.created",
     "evaluate": "metrics.evaluate",
+    "examples_of_feature": "analysis.feature_examples",
+    "explanations": "explain.store",
     "export": "app.export",
     "feature_moments": "analysis.moments",
     "feature_pairs": "analysis.pairs",
@@ -105,6 +111,7 @@ _HOME = {
     "harvest": "models.harvest",
     "input_output_agreement": "analysis.agreement",
     "k_sparse_probe": "analysis.probes",
+    "labelled_texts": "analysis.labelled",
     "load": "artifact",
     "load_dictionary": "dictionaries.store",
     "logit_attribution": "analysis.attribution",
@@ -142,6 +149,7 @@ __all__ = [
     "ActivationStore",
     "Dictionary",
     "DictionaryStore",
+    "ExplanationStore",
     "FeatureIndex",
     "Lab",
     "LanguageModel",
@@ -160,6 +168,8 @@ __all__ = [
     "context_ablation",
     "created_examples",
     "evaluate",
+    "examples_of_feature",
+    "explanations",
     "export",
     "feature_moments",
     "feature_pairs",
@@ -173,6 +183,7 @@ __all__ = [
     "harvest",
     "input_output_agreement",
     "k_sparse_probe",
+    "labelled_texts",
     "load",
     "load_dictionary",
     "logit_attribution",

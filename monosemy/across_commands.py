@@ -5,19 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
 from tyro.conf import Positional
 
 from monosemy.analysis.circuits import CircuitSettings
-from monosemy.lab_commands import chosen, show
+from monosemy.lab_commands import chosen
 from monosemy.metrics.recovery import RECOVERED, SHARED
+from monosemy.terminal import Json, show
 
 if TYPE_CHECKING:
     from monosemy.app.state import State
-
-Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
 def mcs(
@@ -32,6 +30,8 @@ def mcs(
     json: Json = False,
 ) -> None:
     """Every feature of a member beside other members of its grid: S1's spreadsheet, nearest and one-to-one.
+
+    For example: monosemy analyse mcs runs/demo --others 1 --out mcs/
 
     Args:
         run: A run folder.
@@ -68,11 +68,14 @@ def atlas(
 ) -> None:
     """The same feature in the members of a grid: universal, shared, split, absorbed, orphan or dead.
 
+    For example: monosemy analyse atlas runs/demo --members 0 1 --codes
+
     Args:
         run: A run folder.
         members: Dictionaries to compare (default: all of the grid).
         dictionaries: The name of the grid, where the run has several.
-        codes: Compare codes on the activations, too: without it nothing is called absorbed or dead.
+        codes: Compare codes on the activations, too: without it nothing is called absorbed, and dead only what the
+            indexes of the members say.
         threshold: The least cosine of two features that are one.
         limit: Rows on which codes are compared, at most.
         out: A folder for the result with its pictures; without it the table is printed.
@@ -83,8 +86,11 @@ def atlas(
 
     state = _state(run)
     grid = state.grid(dictionaries)
-    rows = ActivationStore.open(state.activations(grid)) if codes else None
-    show(run_atlas(grid.artifact.path, members or None, rows=rows, threshold=threshold, limit=limit), out, json)
+    rows, here = ActivationStore.open(state.activations(grid)) if codes else None, state.indexed(grid)
+    wanted = members or tuple(row["member"] for row in grid.rows)
+    indexes = [state.indexes[here[member]] if member in here else None for member in wanted]
+    options: dict[str, Any] = {"rows": rows, "indexes": indexes, "threshold": threshold, "limit": limit}
+    show(run_atlas(grid.artifact.path, wanted, **options), out, json)
 
 
 def splitting(
@@ -96,6 +102,8 @@ def splitting(
     json: Json = False,
 ) -> None:
     """What the features of a dictionary become in the next larger one.
+
+    For example: monosemy analyse splitting runs/demo
 
     Args:
         run: A run folder.
@@ -122,6 +130,8 @@ def parents(
     json: Json = False,
 ) -> None:
     """The features of an earlier site that drive a feature, each verified by ablation.
+
+    For example: monosemy analyse parents runs/x --feature 12 --dictionaries late --early dictionaries
 
     Args:
         run: A run folder with dictionaries of both sites.
@@ -154,6 +164,8 @@ def children(
     json: Json = False,
 ) -> None:
     """The features of a later site that a feature drives, each verified by ablation.
+
+    For example: monosemy analyse children runs/x --feature 12 --dictionaries dictionaries --late late
 
     Args:
         run: A run folder with dictionaries of both sites.

@@ -17,7 +17,7 @@ import docstring_parser
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from monosemy import lab_commands
+from monosemy import index_commands, lab_commands
 from monosemy.commands import evaluate, features, harvest, pretrain, report, tokenize, train
 from monosemy.runtime import UsageError
 from monosemy.world_commands import advise, baselines, demo, dynamics, six_hundred_features, superposition, world
@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "advise": advise,
     "features": features,
     "verdicts": lab_commands.verdicts,
+    "explanations": index_commands.explanations,
     "report": report,
     "serve": lab_commands.serve,
     "study superposition": superposition,

@@ -8,21 +8,17 @@ member, everything else stays as it is. The result is printed as a table, or sav
 from __future__ import annotations
 
 import inspect
-import json as json_format
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-import tyro
 from tyro.conf import Positional
 
-from monosemy.analysis.chart import visible
 from monosemy.analysis.lab import Lab, Prompt
-from monosemy.analysis.result import Result, Table
 from monosemy.analysis.verdict_store import VerdictSettings
 from monosemy.commands import beside
+from monosemy.terminal import Json, show
 
 if TYPE_CHECKING:
     from monosemy.app.state import State
@@ -47,17 +43,51 @@ ANALYSES = {
 NOT_SAID = ("each", "moments")  # what only a program can give
 PREFIX = "analyse "
 
+# What the help of each shows, after `monosemy analyse NAME RUN`.
+EXAMPLES = {
+    "created": '--texts "Once upon a time" "for i in range" --features 12 31',
+    "context": '--feature 12 --prompt "raise ValueError("',
+    "vocabulary": '--feature 12 --prompt "for i in" --where prepend --out scan/',
+    "neurons": "--feature 12 --max-tokens 200000",
+    "neuron-curves": "--max-tokens 200000 --out curves/",
+    "verdicts": "--features 12 31 --max-tokens 200000",
+    "probe": "--feature 12 --ks 1 4 16",
+    "logits": "--feature 12",
+    "attribution": '--prompt "import os" --target " path"',
+    "ablation": "--feature 12 --examples 5",
+    "steer": '--feature 12 --prompt "def " --how add --strength 0.5',
+    "steering-agreement": '--features 12 31 --prompts "def " "class "',
+    "agreement": "--features 12 31",
+    "search": '--prompt "for i in range(10):"',
+}
+ABOUT = {  # where the function's own first words speak of Python
+    "created": "The codes of some features (default: of the strongest) on every token of texts that you type.",
+    "neurons": "One feature beside the neurons, on its strongest examples: is it one of them, few, or spread?",
+    "neuron-curves": "How many neurons are above t on all top examples: fifty features, and controls.",
+    "verdicts": "Is each feature a single neuron, few, or spread? With the evidence. `monosemy verdicts` keeps the "
+    "verdicts of all features beside their index, for the app to sort and filter by.",
+    "probe": "Which k neurons tell where a feature fires, and how well. `monosemy analyse probe-labels` asks the same "
+    "of a label of your own texts.",
+    "logits": "The tokens that a feature's direction makes most and least likely.",
+    "attribution": "What each feature active at the last token adds directly to the logit of a token.",
+    "ablation": "What the model predicts without a feature, in a prompt or around its strongest examples.",
+    "agreement": "Whether features' logits match what they fire on, beside shuffled features.",
+    "search": "The features that are strongest in a text, each relative to its largest code in the corpus.",
+}
+
 
 def commands() -> dict[str, Callable[..., Any]]:
     """`analyse NAME` → its command."""
     from monosemy.across_commands import ACROSS
+    from monosemy.index_commands import INDEX
 
-    found = {PREFIX + name: command(module, function) for name, (module, function) in ANALYSES.items()}
-    return found | {PREFIX + name: each for name, each in ACROSS.items()}
+    found = {name: command(name) for name in ANALYSES}
+    return {PREFIX + name: each for name, each in (found | INDEX | ACROSS).items()}
 
 
-def command(module: str, function: str) -> Callable[..., None]:
-    """The command that runs `function` of `analysis/module` on a run folder."""
+def command(name: str) -> Callable[..., None]:
+    """The command that runs the analysis of this name on a run folder."""
+    module, function = ANALYSES[name]
     analysis = getattr(import_module(f"monosemy.analysis.{module}"), function)
 
     def run(run: Path, *, member: int | None, out: Path | None, json: bool, **options: Any) -> None:
@@ -66,8 +96,10 @@ def command(module: str, function: str) -> Callable[..., None]:
     run.__signature__ = _signature(analysis)  # type: ignore[attr-defined]
     run.__annotations__ = {name: each.annotation for name, each in _signature(analysis).parameters.items()}
     first = (inspect.getdoc(analysis) or "").split("\n\n")[0]  # the rest tells of Python
-    said = [f"    {name}: {HELP[name]}" for name in _signature(analysis).parameters if name in HELP]
-    run.__doc__ = "\n".join([" ".join(first.split()), "", "Args:", *said])
+    about = ABOUT.get(name, " ".join(first.split()))
+    shown = f"For example: monosemy analyse {name} runs/demo {EXAMPLES[name]}"
+    said = [f"    {each}: {HELP[each]}" for each in _signature(analysis).parameters if each in HELP]
+    run.__doc__ = "\n".join([about, "", shown, "", "Args:", *said])
     return run
 
 
@@ -88,6 +120,7 @@ HELP = {
     "ks": "How many neurons.",
     "choose": "How neurons are chosen: forward (each time the one that adds most) or difference (of means).",
     "controls": "Directions to compare with.",
+    "draws": "How often other active features are drawn and taken out instead, as a control.",
     "n": "How many features.",
     "n_features": "How many features are named.",
     "n_tokens": "How many tokens of either side.",
@@ -97,7 +130,6 @@ HELP = {
     "or file, its beginning on a terminal.",
     "json": "Print JSON instead of a table.",
 }
-SHOWN = 40  # rows of a table on a terminal
 
 
 def open_lab(run: Path, member: int | None) -> Lab:
@@ -121,37 +153,10 @@ def chosen(state: State, dictionaries: str | None, member: int | None) -> tuple[
     return grid.name, member
 
 
-def show(result: Result, out: Path | None, json: bool) -> None:
-    """Save a result, or print it as JSON or as a table."""
-    if out is not None:
-        print(result.save(out))
-    elif json:
-        print(json_format.dumps(result.data(), ensure_ascii=False, allow_nan=False))
-    elif sys.stdout.isatty():
-        _print(result.table())
-    else:
-        print(result.table().csv(), end="")
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    shown = RichTable(*table.columns, box=None)
-    for row in table.rows[:SHOWN]:
-        texts = (
-            visible(value) if isinstance(value, str) else f"{value:.4g}" if isinstance(value, float) else value
-            for value in row
-        )
-        shown.add_row(*(Text("" if text is None else str(text)) for text in texts))
-    Console().print(shown)
-    if len(table.rows) > SHOWN:
-        print(f"… {len(table.rows) - SHOWN:,} more rows; --out FOLDER keeps all, and the pictures")
-
-
 def serve(run: Positional[Path], /, port: int = 8765, host: str = "127.0.0.1", token: str | None = None) -> None:
     """Look at a run in a browser; the first line printed is the address to open.
+
+    For example: monosemy serve runs/demo --port 8000
 
     Args:
         run: A run folder.
@@ -174,6 +179,9 @@ def verdicts(
     out: Path | None = None,
 ) -> None:
     """Is each feature a neuron? The verdicts of all features of an index, for the app to sort and filter by.
+    (`monosemy analyse verdicts` prints them with their evidence, and keeps nothing.)
+
+    For example: monosemy verdicts runs/demo/features --max-tokens 200000
 
     Args:
         features: A folder that `monosemy features` wrote.
@@ -207,7 +215,7 @@ def _signature(analysis: Callable[..., Any]) -> inspect.Signature:
             *own,
             inspect.Parameter("member", keyword, default=None, annotation=int | None),
             inspect.Parameter("out", keyword, default=None, annotation=Path | None),
-            inspect.Parameter("json", keyword, default=False, annotation=Annotated[bool, tyro.conf.arg(name="json")]),
+            inspect.Parameter("json", keyword, default=False, annotation=Json),
         ]
     )
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dictionary
+from feature_worlds import D_IN, SITE, TableModel, grid, token_store, whole_number_dictionary
 from torch import Tensor
 
 from monosemy.analysis import atlas_pairs, coactivation
@@ -16,6 +16,7 @@ from monosemy.analysis.atlas import Atlas, atlas
 from monosemy.analysis.atlas_rules import SUMS_UP
 from monosemy.analysis.coactivation import AbsorptionCounts, PairSums, pearson
 from monosemy.analysis.compared import compared
+from monosemy.analysis.index import features
 from monosemy.analysis.lab import Batch, Lab
 from monosemy.analysis.splitting import SPLIT, splitting_tree
 from monosemy.dictionaries.dictionary import Dictionary
@@ -153,7 +154,9 @@ def test_shuffled_copies_across_seeds_are_universal_and_random_ones_orphans() ->
         assert {None if rows is None else 1.0} == {
             each.correlation if each.correlation is None else round(each.correlation, 6) for each in found.twins
         }
-    assert found.counts()[0] == {"universal": 10, "shared": 0, "split": 0, "absorbed": 0, "orphan": 4, "dead": 0}
+    told = {"universal": 10, "shared": 0, "split": None, "absorbed": 0, "orphan": 4, "dead": 0}
+    assert found.counts()[0] == told  # nothing splits among dictionaries of one width
+    assert atlas(sides).counts()[0] == told | {"absorbed": None, "dead": None}
 
 
 def test_a_feature_of_two_of_three_dictionaries_is_shared() -> None:
@@ -232,6 +235,74 @@ def test_dead_features_are_called_so() -> None:
     assert {each.features: each.correlation is None for each in found.twins} == {(0, 1): True, (1, 0): False}
 
 
+def test_the_dead_are_those_of_the_indexes_where_there_are_some(tmp_path: Path) -> None:
+    """Three dictionaries of which two are indexed: what was not looked for is None, not "no"."""
+    store, model = token_store(tmp_path, [60, 40, 80, 7], context=16), cast(LanguageModel, TableModel())
+    sides = [whole_number_dictionary(8, seed) for seed in (0, 1, 2)]  # feature 0 never fires
+    path = grid(tmp_path / "grid", sides)
+    made = [features(path, member=member, model=model, tokens=store, out=tmp_path / f"f{member}") for member in (0, 2)]
+    indexes = [made[0], None, tmp_path / "f2"]
+    found = atlas(path, indexes=indexes)
+    for number, own in ((0, made[0]), (2, made[1])):
+        dead = [row["id"] for row in own.table() if row["dead"]]
+        assert 0 in dead
+        assert [feature for feature, tag in enumerate(found.tags[number]) if tag == "dead"] == dead
+    assert [row["dead"] for row in found.counts()] == [len([t for t in found.tags[0] if t == "dead"]), None,
+                                                       len([t for t in found.tags[2] if t == "dead"])]  # fmt: skip
+    table = found.table()
+    assert table.columns[-3:] == ("split", "absorbed", "dead")
+    told = {(row[1], row[2]): row[-3:] for row in table.rows}
+    assert told[0, 0] == [None, None, True]
+    assert told[0, 1] == [None, None, False]
+    assert told[1, 0] == [None, None, None]
+    x_XD = torch.ones(3, D_IN) * 1000  # rows on which some fire that do not in the index, and the other way round
+    both = atlas(path, rows=x_XD, indexes=indexes)
+    for number, (side, index) in enumerate(zip(sides, indexes, strict=True)):
+        fires = (side.encode(x_XD) != 0).any(dim=0)
+        silent = ~fires if index is None else ~fires & torch.tensor([tag == "dead" for tag in found.tags[number]])
+        assert [tag == "dead" for tag in both.tags[number]] == silent.tolist()
+        assert both.counts()[number]["dead"] == int(silent.sum())
+    with pytest.raises(UsageError, match="`indexes` are 2 for 3 dictionaries"):
+        atlas(path, indexes=made)
+    with pytest.raises(UsageError, match="an index of 8 features"):
+        atlas([whole_number_dictionary(5), sides[1]], indexes=[made[0], None])
+
+
+def near(angle: float, of: int = 0, towards: int = 1) -> Tensor:
+    """A unit direction at this angle from one axis towards another."""
+    turn = torch.tensor(angle)
+    return torch.cos(turn) * axes(of)[0] + torch.sin(turn) * axes(towards)[0]
+
+
+def test_between_copies_their_codes_decide() -> None:
+    """Two copies a side, crosswise nearest by direction; what they fire on pairs them the other way."""
+    one = of_directions(torch.stack([near(0.0), near(0.05), axes(7)[0]]))
+    other = of_directions(torch.stack([near(0.049), near(0.001), axes(7)[0]]))
+    one.tensors["W_enc"], other.tensors["W_enc"] = axes(3, 4, 7), axes(3, 4, 7)
+    by_direction = {each.features for each in atlas([one, other]).twins}
+    assert by_direction == {(0, 1), (1, 0), (2, 2)}
+    found = atlas([one, other], rows=world())
+    assert {each.features: round(cast(float, each.correlation), 4) for each in found.twins} == {
+        (0, 0): 1, (1, 1): 1, (2, 2): 1
+    }  # fmt: skip
+    assert [cluster.tolist() for cluster in found.clusters] == [[0, 1, 2], [0, 1, 2]]
+    other.tensors["W_dec"][0] = near(0.3)  # fires as feature 0, and is no copy of it: further than TIE
+    apart = {each.features for each in atlas([one, other], rows=world(), threshold=0.9).twins}
+    assert apart == {(1, 1), (2, 2)}
+
+
+def test_of_links_that_are_as_near_those_whose_codes_agree_are_joined_first() -> None:
+    """a0 – b – c – a1 at angles that hardly differ: a cluster has room for one of a's."""
+    a = of_directions(torch.stack([near(0.0), near(0.36)]))
+    b, c = of_directions(near(0.12)[None]), of_directions(near(0.2399)[None])
+    a.tensors["W_enc"], b.tensors["W_enc"], c.tensors["W_enc"] = axes(3, 4), axes(4), axes(4)
+    plain = [cluster.tolist() for cluster in atlas([a, b, c]).clusters]
+    assert plain == [[0, -1], [0], [0]]
+    found = atlas([a, b, c], rows=world())
+    assert [cluster.tolist() for cluster in found.clusters] == [[-1, 0], [0], [0]]
+    assert found.tags == (("orphan", "universal"), ("universal",), ("universal",))
+
+
 def test_links_and_clusters_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noisy copies in blocks of odd sizes: links by all cosines, clusters without two features of one dictionary."""
     base_ND = random_directions(25, 0)
@@ -306,7 +377,7 @@ def test_the_atlas_refuses_and_saves(tmp_path: Path) -> None:
         compared(sides, [0])
     found: Atlas = atlas(grid(tmp_path / "grid", sides, SITE), rows=world())
     assert found.labels == ("member 0 (width 2, seed 0)", "member 1 (width 3, seed 1)")
-    assert found.table().rows[4] == [found.labels[1], 1, 2, "orphan", None]
+    assert found.table().rows[4] == [found.labels[1], 1, 2, "orphan", None, False, False, False]
     data: dict[str, Any] = found.data()
     assert data["tags"][0] == ["universal", "universal"]
     assert {path.name for path in found.save(tmp_path / "saved").iterdir()} >= {"atlas.json", "atlas-twins.svg"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -45,6 +46,8 @@ ADDRESSES = (
     "/compare",
     "/compare?a=1&b=0&sort=density&desc=0",
     "/compare?a=1&b=1",
+    "/mcs",
+    "/mcs?a=1&others=0&sort=density&desc=0&low=0.5",
     "/splitting",
     "/atlas",
     "/atlas?members=1,0&tag=orphan&of=0",
@@ -156,6 +159,20 @@ def test_neighbours_are_those_of_largest_cosine(client: TestClient, run: Path) -
         best = cosine_NN[i].topk(10)
         assert [each["feature"] for each in found] == best.indices.tolist()
         assert [each["cosine"] for each in found] == pytest.approx(best.values.tolist(), abs=1e-6)
+
+
+def test_directions_that_were_altered_are_refused_by_the_name_of_their_file(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    file = copy / "dictionaries" / "member-0001.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with TestClient(make_app(copy), base_url="http://localhost") as client:
+        answer = client.get("/features/0/neighbours.json?index=features-1")
+        assert answer.status_code == 400
+        assert "member-0001.safetensors: its checksum is not" in answer.json()["error"]
+        assert client.get("/features/0/neighbours.json?index=features").status_code == 200  # of the other member
 
 
 # --- lists --------------------------------------------------------------------

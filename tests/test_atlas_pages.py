@@ -111,9 +111,35 @@ def check_rows(rows: list[dict[str, Any]], found: Atlas, members: list[int]) -> 
     assert seen == Counter((member, feature) for member in members for feature in range(widths[member]))
 
 
+def indexes(run: Path, members: list[int]) -> list[Path | None]:
+    """The indexes of these members, as the page gives them to the atlas."""
+    here = {0: run / "features", 2: run / "features-2"}
+    return [here.get(member) for member in members]
+
+
+def test_what_was_not_looked_for_is_a_dash(client: TestClient) -> None:
+    """Directions of members of one width, the first of which is indexed."""
+    address = "/atlas.json?grid=dictionaries&members=0,1"
+    data = client.get(address).json()
+    first, second = data["counts"]
+    assert (first["counts"]["split"], first["counts"]["absorbed"], second["counts"]["dead"]) == (None, None, None)
+    assert first["counts"]["dead"] is not None
+    assert set(first["hrefs"]) == {"universal", "shared", "orphan", "dead"}
+    assert data["not_looked_for"] == ["split", "absorbed"]
+    page = client.get(address.replace(".json", "")).text
+    cells = re.findall(r'<td title="not looked for: [^"]*">–</td>', page)
+    assert len(cells) == sum(value is None for row in (first, second) for value in row["counts"].values()) == 5
+    assert "Not looked for: split, absorbed." in page
+    assert "<option disabled>split</option>" in page
+    coded = wait(client, client.get(f"{address}&codes=yes").json()["pending"])
+    assert coded["state"] == "done"
+    counts = client.get(f"{address}&codes=yes").json()["counts"]
+    assert [tag for tag in TAGS if counts[1]["counts"][tag] is None] == ["split"]
+
+
 def test_the_atlas_page_holds_the_atlas(client: TestClient, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monosemy.app.atlas_page.ROWS", 7)
-    found = atlas(run / "dictionaries")
+    found = atlas(run / "dictionaries", indexes=indexes(run, [0, 1, 2, 3]))
     assert any(len(set(of_N.tolist()) - {-1}) for of_N in found.clusters)
     rows = all_rows(client, "/atlas?grid=dictionaries")
     check_rows(rows, found, [0, 1, 2, 3])
@@ -128,7 +154,7 @@ def test_the_atlas_page_holds_the_atlas(client: TestClient, run: Path, monkeypat
 
 
 def test_a_tag_of_a_member_filters(client: TestClient, run: Path) -> None:
-    found = atlas(run / "dictionaries", [1, 2])
+    found = atlas(run / "dictionaries", [1, 2], indexes=indexes(run, [1, 2]))
     for place, member in enumerate((1, 2)):
         for tag in TAGS:
             rows = all_rows(client, f"/atlas?grid=dictionaries&members=1,2&tag={tag}&of={member}")
@@ -138,7 +164,7 @@ def test_a_tag_of_a_member_filters(client: TestClient, run: Path) -> None:
     assert len(tagged) == sum(tags.count("orphan") for tags in found.tags)
     counts = client.get("/atlas.json?grid=dictionaries&members=1,2").json()["counts"]
     for row in counts:
-        for tag in TAGS:
+        for tag in row["hrefs"]:
             assert client.get(row["hrefs"][tag].replace("?", ".json?", 1)).json()["total"] == row["counts"][tag]
 
 
@@ -154,7 +180,8 @@ def test_with_codes_it_is_a_job_that_the_page_waits_for(fresh: TestClient, run: 
     assert json.loads(held[1]) == data["pending"]
     ended = wait(fresh, data["pending"])
     assert ended["state"] == "done", ended
-    found = atlas(run / "dictionaries", [0, 2, 3], rows=ActivationStore.open(run / "activations"))
+    rows = ActivationStore.open(run / "activations")
+    found = atlas(run / "dictionaries", [0, 2, 3], rows=rows, indexes=indexes(run, [0, 2, 3]))
     assert fresh.get(f"/api/jobs/{ended['job']}/table.csv").text == found.table().csv()
     data = fresh.get(address).json()  # what waited was not kept
     assert (data["pending"], data["n_rows"]) == (None, found.n_rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,11 +13,13 @@ from feature_worlds import token_store
 from networks import NETWORKS, save_network
 from torch import Tensor
 
-from monosemy.analysis.circuits import CircuitEdges, CircuitSettings, children, parents
+from monosemy.analysis.bootstrap import ratio_interval
+from monosemy.analysis.circuits import CircuitEdges, CircuitSettings, Edge, children, parents
 from monosemy.analysis.lab import Batch, Lab
 from monosemy.data.tokens import TokenStore, tokenize
 from monosemy.dictionaries.baselines import LinearDictionary
 from monosemy.dictionaries.dictionary import Dictionary
+from monosemy.dictionaries.jumprelu import JumpReluDictionary
 from monosemy.dictionaries.relu import ReluDictionary
 from monosemy.dictionaries.topk import TopKDictionary
 from monosemy.dictionaries.transcoder import SkipTranscoderDictionary
@@ -26,7 +28,8 @@ from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError
 
 VOCAB = 259
-ALL: dict[str, Any] = {"top": 1000, "rows": 1000, "search": 1000}
+ALL: dict[str, Any] = {"top": 1000, "silent": 0, "rows": 1000, "search": 1000}
+SILENT: dict[str, Any] = ALL | {"silent": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +199,8 @@ def test_parents_and_children_equal_loops(
                 parents(late, j, early, **ALL)
             continue
         found = parents(late, j, early, **ALL)
-        assert [abs(edge.total) for edge in found.edges] == sorted((abs(e.total) for e in found.edges), reverse=True)
+        totals = [abs(edge.total or 0.0) for edge in found.edges]
+        assert totals == sorted(totals, reverse=True)
         assert {edge.feature for edge in found.edges} == set(given_N.nonzero().flatten().tolist())
         for edge in found.edges:
             assert edge.firings == fired
@@ -227,7 +231,7 @@ def test_where_everything_is_linear_prediction_and_ablation_are_one(lm: Language
     batch = tokens.batch(torch.arange(tokens.n_rows))
     codes_BC = late.codes(Batch(batch.ids_BC, batch.mask_BC), [2])[..., 0]
     assert found.error is not None
-    parts = sum(edge.attribution for edge in found.edges) + found.error + from_bias
+    parts = sum(edge.attribution or 0.0 for edge in found.edges) + found.error + from_bias
     assert parts == pytest.approx(float(codes_BC.sum() / batch.mask_BC.sum()), rel=1e-4)
     for edge in children(early, 3, late, **ALL).edges:
         assert edge.ablation == pytest.approx(edge.attribution, rel=1e-3, abs=1e-5)
@@ -285,9 +289,164 @@ def test_only_rows_where_the_feature_fires_are_looked_at(lm: LanguageModel, toke
     rare.tensors["b_enc"][0] = -z_BC.amax(dim=1).median()  # the median row and those below are silent
     late = lab_of(lm, tokens, "layers.2.mlp_act", rare)
     assert int((late.codes(rows) > 0).flatten(1).any(dim=1).sum()) == 2 < tokens.n_rows
-    found = parents(late, 0, early, top=2)
-    assert (found.rows, len(found.edges)) == (2, 2)
-    assert parents(late, 0, early, rows=1).rows == 1
+    found = parents(late, 0, early, top=2, silent=0)
+    assert (found.rows, found.silent_rows, len(found.edges)) == (2, 3, 2)
+    one = parents(late, 0, early, rows=1)
+    assert (one.rows, one.silent_rows) == (1, 1)
+
+
+# ---- what is kept silent ----------------------------------------------------------------------------------------
+
+
+def released_by_loops(early: Lab, late: Lab, number: int, feature: int) -> tuple[float, float, int, set[int]]:
+    """Over the tokens on which a late feature fires only without an early one: codes there, codes foreseen, how many,
+    and of which documents."""
+    gained, foreseen, tokens, documents = 0.0, 0.0, 0, set()
+    W_D, b = (late.dictionary.tensors[name][feature] for name in ("W_enc", "b_enc"))
+    threshold = float(late.dictionary.tensors.get("threshold", torch.zeros(feature + 1))[feature])
+    for row in range(early.tokens.n_rows):
+        batch = early.tokens.batch(torch.tensor([row]))
+        one = Batch(batch.ids_BC, batch.mask_BC)
+        codes_C = early.codes(one)[0, :, number]
+        change_BCD = (codes_C[:, None] * early.dictionary.W_dec_ND[number])[None]
+        sites = early.model, one.ids_BC, one.mask_BC, early.written_site, late.site
+
+        def take(x_BCD: Tensor, change_BCD: Tensor = change_BCD) -> Tensor:
+            return x_BCD - change_BCD
+
+        y_BCE = rerun(*sites, take)
+        before_C, after_C = late.codes(one)[0, :, feature], late.dictionary.encode(y_BCE[0])[:, feature]
+        for t in ((before_C == 0) & (after_C != 0) & late.counts(one)[0]).nonzero().flatten().tolist():
+
+            def z(y_BCE: Tensor, t: int = t) -> Tensor:
+                return y_BCE[0, t] @ W_D + b
+
+            _, grad_BCD = pull(*sites, z)
+            without = float(z(late.x(one))) - float((grad_BCD * change_BCD).sum())
+            gained, foreseen, tokens = (
+                gained + float(after_C[t]),
+                foreseen + without * (without > threshold),
+                tokens + 1,
+            )
+            documents.add(int(early.tokens.documents_of(batch.offset_B + t)))
+    return gained, foreseen, tokens, documents
+
+
+def jump(d_in: int, width: int, seed: int, bias: float) -> Dictionary:
+    tensors = relu(d_in, width, seed, bias).tensors
+    return JumpReluDictionary({**tensors, "threshold": torch.linspace(0.1, 0.5, width)})
+
+
+LATE_KINDS: dict[str, Callable[[], Dictionary]] = {
+    "relu": lambda: relu(24, 3, 2, -0.3),
+    "topk": lambda: relu(24, 3, 2, -0.2, TopKDictionary),
+    "jumprelu": lambda: jump(24, 3, 2, -0.2),
+}
+
+
+@pytest.mark.parametrize("kind", LATE_KINDS)
+def test_what_is_kept_silent_equals_loops(
+    kind: str, lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed rows, so that a row holds several documents and a document lies in several rows."""
+    tokens = token_store(tmp_path, [13, 5, 6, 1, 9], context=8)
+    monkeypatch.setattr("monosemy.analysis.circuit_passes.TOKENS_AT_ONCE", {"cpu": 16})
+    early = lab_of(lm, tokens, "layers.0.mlp_act", relu(24, 3, 1, 0.5))
+    early.dictionary.tensors["W_dec"] *= 5
+    late = lab_of(lm, tokens, "layers.2.mlp_act", LATE_KINDS[kind]())
+    expected = {(i, j): released_by_loops(early, late, i, j) for i in range(3) for j in range(3)}
+    assert sum(tokens > 0 for _, _, tokens, _ in expected.values()) > 3
+
+    def check(edge: Edge, i: int, j: int) -> None:
+        gained, foreseen, count, documents = expected[i, j]
+        assert (edge.firings, edge.documents) == (count, len(documents))
+        assert edge.ablation * count == pytest.approx(-gained, rel=1e-4, abs=1e-5)
+        assert edge.attribution is not None
+        assert edge.attribution * count == pytest.approx(-foreseen, rel=1e-3, abs=1e-4)
+
+    for i in range(3):
+        found = [edge for edge in children(early, i, late, **SILENT).edges if edge.silent]
+        assert {edge.feature for edge in found} == {j for j in range(3) if expected[i, j][2]}
+        gains = [-edge.ablation * edge.firings for edge in found]
+        assert gains == sorted(gains, reverse=True)
+        for edge in found:
+            check(edge, i, edge.feature)
+    batch = tokens.batch(torch.arange(tokens.n_rows))
+    rows = Batch(batch.ids_BC, batch.mask_BC)
+    for j in range(3):
+        if not any(expected[i, j][2] for i in range(3)) and not late.codes(rows, [j]).any():
+            with pytest.raises(UsageError, match="fires in none"):
+                parents(late, j, early, **SILENT)
+            continue
+        found = [edge for edge in parents(late, j, early, **SILENT).edges if edge.silent]
+        most = max(range(3), key=lambda i: expected[i, j][0])
+        assert [edge.feature for edge in found][:1] == [most][: len(found)]
+        for edge in found:
+            check(edge, edge.feature, j)
+
+
+def test_a_feature_that_one_other_silences_everywhere_is_found(lm: LanguageModel, tokens: TokenStore) -> None:
+    """mlp_act leads to mlp_out by one matrix, so what the late feature would be without the early one is known."""
+    early = lab_of(lm, tokens, "layers.1.mlp_act", relu(24, 6, 1))
+    down = cast(Any, lm.model).model.layers[1].mlp.down_proj
+    batch = tokens.batch(torch.arange(tokens.n_rows))
+    rows = Batch(batch.ids_BC, batch.mask_BC)
+    with torch.no_grad():
+        pushed_D = down(early.dictionary.W_dec_ND[3])
+    reads_D = -pushed_D / pushed_D.norm()
+    y_XD = lm.capture(batch.ids_BC, ["layers.1.mlp_out"])["layers.1.mlp_out"][batch.mask_BC]
+    most = (y_XD @ reads_D).max()
+    tensors = {"W_enc": reads_D[None], "b_enc": (-most - 0.01)[None], "W_dec": reads_D[None].clone()}
+    late = lab_of(lm, tokens, "layers.1.mlp_out", ReluDictionary(tensors))
+    assert not late.codes(rows).any()
+    code_X = early.codes(rows, [3])[batch.mask_BC][:, 0]
+    without_X = torch.relu(y_XD @ reads_D - most - 0.01 + pushed_D.norm() * code_X)
+    found = parents(late, 0, early, silent=1, rows=100)
+    assert (found.rows, found.tokens, found.silent_rows, found.error) == (0, 0, tokens.n_rows, None)
+    (edge,) = found.edges
+    assert (edge.feature, edge.silent, edge.firings) == (3, True, int((without_X > 0).sum()))
+    assert edge.ablation == pytest.approx(-float(without_X[without_X > 0].mean()), rel=1e-4)
+    assert edge.attribution == pytest.approx(edge.ablation, rel=1e-3)
+    (same,) = children(early, 3, late, rows=100).edges
+    assert (same.feature, same.silent) == (0, True)
+    assert same.ablation == pytest.approx(edge.ablation)
+    with pytest.raises(UsageError, match="fires in none"):
+        parents(late, 0, early, silent=0)
+
+
+def test_intervals_come_from_documents_drawn_anew(lm: LanguageModel, tmp_path: Path) -> None:
+    tokens = token_store(tmp_path, [30, 5, 9, 14, 21, 8], context=12)
+    early = lab_of(lm, tokens, "layers.0.mlp_act", relu(24, 3, 1))
+    late = lab_of(lm, tokens, "layers.2.mlp_act", relu(24, 3, 2, -0.2))
+    found = {edge.feature: edge for edge in parents(late, 1, early, **ALL).edges}
+    lost, fired = torch.zeros(3, 6), torch.zeros(6)
+    for row in range(tokens.n_rows):
+        batch = tokens.batch(torch.tensor([row]))
+        one = Batch(batch.ids_BC, batch.mask_BC)
+        before_C, codes_CN = late.codes(one, [1])[0, :, 0], early.codes(one)[0]
+        document_C = tokens.documents_of(batch.offset_B + torch.arange(len(before_C)))
+        fired += torch.bincount(document_C[before_C != 0], minlength=6)
+        for n in range(3):
+            change_CD = codes_CN[:, n : n + 1] * early.dictionary.W_dec_ND[n]
+
+            def take(x_BCD: Tensor, change_CD: Tensor = change_CD) -> Tensor:
+                return x_BCD - change_CD
+
+            y_BCE = rerun(lm, one.ids_BC, one.mask_BC, early.site, late.site, take)
+            loss_C = (before_C - late.dictionary.encode(y_BCE[0])[:, 1]) * (before_C != 0)
+            lost[n] += torch.zeros(6).index_add_(0, document_C, loss_C)
+    here = fired > 0
+    assert int(here.sum()) > 2
+    for n, edge in found.items():
+        assert edge.documents == int(here.sum())
+        assert (edge.low, edge.high) == pytest.approx(
+            ratio_interval(lost[n][here], fired[here], "circuit", n), rel=1e-3
+        )
+        assert edge.low is not None
+        assert edge.high is not None
+        assert edge.low <= edge.ablation <= edge.high
+    single = parents(late, 1, early, **ALL | {"rows": 1, "search": 1})
+    assert {(edge.low, edge.high) for edge in single.edges if edge.documents == 1} <= {(None, None)}
 
 
 def test_what_cannot_be_asked_is_refused(
@@ -312,6 +471,8 @@ def test_what_cannot_be_asked_is_refused(
         parents(lab_of(lm, other, "layers.2.mlp_act", relu(24, 5, 2)), 0, early)
     with pytest.raises(UsageError, match="`top`"):
         CircuitSettings(top=0)
+    with pytest.raises(UsageError, match="`silent`"):
+        CircuitSettings(silent=-1)
     with pytest.raises(UsageError, match="unknown settings"):
         parents(dead, 0, early, most=3)
 
@@ -320,7 +481,7 @@ def test_the_result_tabulates_plots_and_saves(lm: LanguageModel, tokens: TokenSt
     early = lab_of(lm, tokens, "layers.0.mlp_act", relu(24, 7, 1))
     late = lab_of(lm, tokens, "layers.2.mlp_act", relu(24, 5, 2))
     found = parents(late, 1, early)
-    assert found.table().columns[:3] == ("feature", "attribution", "ablation")
+    assert found.table().columns[:5] == ("feature", "attribution", "ablation", "low", "high")
     assert [row[0] for row in found.table().rows] == [edge.feature for edge in found.edges]
     assert [chart.name for chart in found.charts()] == ["edges", "verified"]
     data = found.data()
@@ -345,3 +506,7 @@ def test_on_a_real_model_prediction_and_ablation_agree(tmp_path: Path) -> None:
     found: CircuitEdges = parents(late, 0, early, rows=8, search=8, top=20)
     assert found.correlation is not None
     assert found.correlation > 0.9
+    for edge in found.edges:
+        assert edge.low is not None
+        assert edge.high is not None
+        assert edge.low < edge.ablation < edge.high

@@ -15,6 +15,7 @@ import monosemy
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "monosemy"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
 
 # Lower layers first. A module imports from lower layers, or from its own folder.
 LAYERS = [
@@ -29,7 +30,7 @@ LAYERS = [
     {"report"},
     {"app"},
     {"studies"},
-    {"commands", "world_commands", "lab_commands", "across_commands", "cli"},
+    {"terminal", "commands", "world_commands", "lab_commands", "across_commands", "index_commands", "cli"},
 ]
 FORBIDDEN = {"training": {"models"}}  # it sees an iterator of rows and cannot tell where they come from
 HEAVY = {"transformers", "sklearn", "scipy", "matplotlib", "plotly", "starlette", "datasets", "rich"}
@@ -62,7 +63,7 @@ def test_modules_import_only_from_lower_layers_or_their_own_folder(path: Path) -
         if parts[0] != "monosemy" or len(parts) == 1:
             continue
         target = parts[1]
-        own_kind = target in LAYERS[-1] and home in LAYERS[-1]  # the command line, in five files
+        own_kind = target in LAYERS[-1] and home in LAYERS[-1]  # the command line, in several files
         assert target == home or own_kind or layer_of(target) < layer_of(home), f"{path} imports {name}"
         assert target not in FORBIDDEN.get(home, set()), f"{path} imports {name}"
 
@@ -131,3 +132,36 @@ def test_no_pickle() -> None:
         assert "pickle" not in {name.split(".")[0] for name in imports(path)}
         assert "torch.save(" not in text
         assert "torch.load(" not in text
+
+
+LINK = re.compile(r"\]\(([^()\s]+)\)")  # of Markdown, pictures too
+
+
+def text_of(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
+def links(page: Path) -> list[str]:
+    """The relative links of a Markdown file."""
+    return [link for link in LINK.findall(text_of(page)) if not re.match(r"[a-z]+:", link)]
+
+
+def places(page: Path) -> set[str]:
+    """What comes after # in a link to one of its headings."""
+    headings = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        path, _, place = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not place or place in places(target), link
+
+
+def test_there_are_links_to_be_looked_at() -> None:
+    assert "docs/lab.md" in links(ROOT / "README.md")
+    assert "figures/lab-runs.png" in links(ROOT / "docs" / "lab.md")
+    assert "#every-question-as-a-command" in links(ROOT / "docs" / "lab.md")

@@ -17,7 +17,7 @@ from monosemy.dictionaries.variant import Centre, Params, Shape, Workspace
 from monosemy.metrics.recovery import mmcs_to_truth
 from monosemy.runtime import UsageError
 from monosemy.training import loop
-from monosemy.training.dead import AUXK_WEIGHT, DeadSettings
+from monosemy.training.dead import AUXK_WEIGHT, OF_REMEDY, DeadSettings
 from monosemy.training.dense_step import add_dead_gradients
 from monosemy.training.ensemble import Ensemble
 from monosemy.training.frame import framed
@@ -83,7 +83,8 @@ def test_gradients_equal_autograd_and_go_to_dead_features_only(
     seen = normal(M, B, D, seed=2) if own_rows else normal(B, D, seed=2)
     for tensor in work.grads.values():
         tensor.fill_(0.5)  # what the variant left: it is added to
-    add_dead_gradients(DeadSettings(remedy=remedy, aux_k=K), params, seen, dead_MN, work)
+    settings = DeadSettings(remedy=remedy, **({"aux_k": K} if remedy == "auxk" else {}))
+    add_dead_gradients(settings, params, seen, dead_MN, work)
     for m in range(M):
         one = {key: tensor[m].clone().requires_grad_() for key, tensor in params.items()}
         x_BD, dead_N = seen[m] if own_rows else seen, dead_MN[m]
@@ -179,7 +180,7 @@ def options(name: str, remedy: str, **more: Any) -> dict[str, Any]:
         "variant": name, "width": N, "k": 2, "l1": 0.1, "lr": 3e-3, "noise": 0.05, "batch": 100, "remedy": remedy,
         "dead_after": 20, "resample_every": 40, "resample_warmup": 10, "aux_k": 8, "clip": 0.0, "device": "cpu", **more,
     }  # fmt: skip
-    return taken(**dials)
+    return taken(**{key: value for key, value in dials.items() if OF_REMEDY.get(key, remedy) == remedy})
 
 
 def kill(params: Params, member: int) -> None:
@@ -381,8 +382,16 @@ def test_when_features_are_resampled() -> None:
         ({"remedy": "prayer"}, r"`remedy` \(='prayer'\) must be one of none, resample, ghost, auxk"),
         ({"dead_after": 0}, r"`dead_after` \(=0\) must be at least 1"),
         ({"aux_k": 0}, "`aux_k`"),
+        ({"aux_k": 8}, r"`aux_k` \(=8\) does nothing for `remedy` \(=none\); take .*\(auxk\), or leave out aux_k"),
+        ({"aux_k": 8, "remedy": "resample"}, r"`aux_k` \(=8\) does nothing for `remedy` \(=resample\)"),
+        ({"resample_every": 40, "remedy": "ghost"}, r"`resample_every` \(=40\) does nothing .*\(resample\)"),
+        ({"resample_warmup": 10, "remedy": "auxk"}, r"`resample_warmup` \(=10\) does nothing"),
+        ({"copy_above": 0.9}, r"`copy_above` \(=0.9\) does nothing for `remedy` \(=none\)"),
         ({"remedy": "ghost", "dead_after": 60}, r"`dead_after` \(=60\) must be less than `steps` \(=60\)"),
-        ({"remedy": "resample", "dead_after": 5}, r"`resample_every` \(=40\).*leave no step of 60"),
+        (
+            {"remedy": "resample", "dead_after": 5, "resample_every": 40},
+            r"`resample_every` \(=40\).*leave no step of 60",
+        ),
     ],
 )
 def test_bad_requests_are_explained(wrong: dict[str, Any], words: str) -> None:

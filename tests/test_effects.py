@@ -14,8 +14,9 @@ from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dic
 from network_labs import WIDTH, network_lab
 from torch import Tensor
 
-from monosemy.analysis import agreement, attribution
+from monosemy.analysis import agreement_ranks, attribution, meaning, meaning_bars
 from monosemy.analysis.ablation import AFTER, BEFORE, TokenEffects, ablation_effect
+from monosemy.analysis.ablation_control import control_change
 from monosemy.analysis.agreement import input_output_agreement
 from monosemy.analysis.attribution import logit_attribution, prompt_attribution
 from monosemy.analysis.chart import figure_of
@@ -69,12 +70,16 @@ def at_final(lab: Lab, name: str, ids_1C: Tensor, change_CF: Tensor, real: bool 
 
 
 @torch.inference_mode()
-def effects_by_hand(lab: Lab, name: str, ids: list[int], feature: int) -> tuple[Tensor, Tensor]:
-    """Changes of log p, direct and full, `[C, V]` each, with hooks and formulas of this file alone."""
+def effects_by_hand(
+    lab: Lab, name: str, ids: list[int], feature: int, removed_CF: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Changes of log p, direct and full, `[C, V]` each, with hooks and formulas of this file alone; `removed_CF` goes
+    out in the place of the feature's contribution."""
     ids_1C = torch.tensor([ids])
     model: Any = lab.model.model
     x_CF = lab.model.capture(ids_1C, ["layers.1.mlp_act"])["layers.1.mlp_act"][0]
     contribution_CF = lab.dictionary.encode(x_CF)[:, feature, None] * lab.dictionary.W_dec_ND[feature]
+    contribution_CF = contribution_CF if removed_CF is None else removed_CF
     before_CV = shown(lab, model(ids_1C).logits[0])
     down_DF, _, unembed_VD = parts(name, model)
     final_CD = lab.model.capture(ids_1C, ["final"])["final"][0]
@@ -318,6 +323,80 @@ def test_examples_are_read_again_from_their_rows(tmp_path: Path) -> None:
     assert average.mean == pytest.approx(sum(means) / len(means))
     assert (average.low, average.high) == pytest.approx(interval(means))
     assert average.texts == len(means)
+    differences = []
+    for text in found.texts:
+        columns = zip(text.codes, text.full.suppressed, text.full.control_suppressed, strict=True)
+        differences.append([own - other for code, own, other in columns if code > 0 and other is not None])
+    excess = found.excess["full suppressed"]
+    assert excess is not None
+    by_text = [sum(each) / len(each) for each in differences if each]
+    assert excess.mean == pytest.approx(sum(by_text) / len(by_text))
+    assert (excess.low, excess.high) == pytest.approx(interval(by_text))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_control_takes_out_another_active_feature_of_the_same_size(name: str, tmp_path: Path) -> None:
+    """With one other feature active everywhere the control is known: its direction, at the norm of the removal."""
+    lab = network_lab(tmp_path, name)
+    lab.dictionary.tensors["b_enc"][2:] = -1e3
+    lab.dictionary.tensors["b_enc"][4] = 30.0
+    lab.dictionary.tensors["W_dec"][1] *= 3
+    found = ablation_effect(lab, 1, PROMPT, draws=2)
+    code_C = lab.codes(lab.batch([PROMPT]))[0, :, 1]
+    assert bool((code_C > 0).all())
+    direction_D = 3 * torch.nn.functional.normalize(lab.dictionary.W_dec_ND[4], dim=0)
+    direct_CV, full_CV = effects_by_hand(lab, name, PROMPT, 1, code_C[:, None] * direction_D)
+    (text,) = found.texts
+    assert text.direct is not None
+    for effects, change_CV in ((text.direct, direct_CV), (text.full, full_CV)):
+        at_next = [float(change_CV[c, token]) for c, token in enumerate(PROMPT[1:])]
+        assert effects.control_next_token == pytest.approx([*at_next, None], abs=3e-5)
+        assert effects.control_suppressed == pytest.approx(change_CV.amin(dim=1).clamp_max(0).tolist(), abs=3e-5)
+    for kind, effects in (("direct", text.direct), ("full", text.full)):
+        means = [found.means[f"{kind} suppressed"], found.controls[f"{kind} suppressed"]]
+        excess = found.excess[f"{kind} suppressed"]
+        assert excess is not None
+        expected = [sum(cast(list[float], column)) / 8 for column in (effects.suppressed, effects.control_suppressed)]
+        assert [mean.mean for mean in means if mean is not None] == pytest.approx(expected)
+        assert excess.mean == pytest.approx(expected[0] - expected[1])
+        assert excess.mean != pytest.approx(0, abs=1e-3)
+    again = ablation_effect(lab, 1, PROMPT, draws=2, seed=5)
+    assert again.controls == pytest.approx(found.controls)
+
+
+def test_controls_are_drawn_evenly_from_what_else_is_active(tmp_path: Path) -> None:
+    lab = network_lab(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    codes_CN = torch.zeros(3000, WIDTH)
+    codes_CN[:, [1, 3, 5]] = torch.rand(3000, 3, generator=generator) + 0.1
+    codes_CN[:1000, 6] = -2.0  # a signed code
+    codes_CN[2000:, [3, 5]] = 0
+    change_CD = -codes_CN[:, 1:2] * lab.dictionary.W_dec_ND[1]
+    change_CD[500:1000] = 0  # the feature is silent there
+    control_CD, alone_C = control_change(lab, 1, codes_CN, change_CD, generator)
+    assert torch.equal(alone_C, torch.arange(3000) >= 2000)
+    assert control_CD[:2000].norm(dim=1).tolist() == pytest.approx(change_CD[:2000].norm(dim=1).tolist(), abs=1e-5)
+    unit_CN = torch.nn.functional.normalize(control_CD, dim=1) @ lab.dictionary.W_dec_ND.T
+    taken = [-1 if not row.any() else int(row.abs().argmax()) for row in unit_CN[:2000]]
+    assert set(taken[500:1000]) == {-1}
+    assert set(taken[:500]) == {3, 5, 6}
+    assert all(unit_CN[c, taken[c]] * codes_CN[c, taken[c]] < 0 for c in range(500))  # taken out, not put in
+    shares = [taken[:500].count(n) / 500 for n in (3, 5, 6)] + [taken[1000:].count(n) / 1000 for n in (3, 5)]
+    assert shares == pytest.approx([1 / 3] * 3 + [1 / 2] * 2, abs=0.07)
+
+
+def test_where_nothing_else_is_active_there_is_no_control(tmp_path: Path) -> None:
+    lab = network_lab(tmp_path)
+    lab.dictionary.tensors["b_enc"][2:] = -1e3
+    alone = ablation_effect(lab, 1, PROMPT)
+    assert alone.texts[0].full.control_suppressed == [None] * 8
+    assert alone.means["full suppressed"] is not None
+    assert (alone.controls["full suppressed"], alone.excess["full suppressed"]) == (None, None)
+    none = ablation_effect(network_lab(tmp_path / "other"), 1, PROMPT, draws=0)
+    assert none.texts[0].full.control_next_token == [None] * 8
+    assert set(none.controls.values()) == {None}
+    with pytest.raises(UsageError, match="`draws`"):
+        ablation_effect(lab, 1, PROMPT, draws=-1)
 
 
 def test_a_transcoder_is_removed_at_its_target(tmp_path: Path) -> None:
@@ -342,7 +421,7 @@ def test_without_a_path_there_is_no_direct_effect_and_it_is_said(tmp_path: Path)
     assert "non-linearity" in found.no_direct
     assert found.means["direct next_token"] is None
     assert found.means["full next_token"] is not None
-    assert found.table().rows[0][4:7] == [None, None, None]
+    assert found.table().rows[0][4:9] == [None] * 5
     for chart in found.charts():
         figure_of(chart)
 
@@ -394,7 +473,7 @@ def test_results_save_tables_and_pictures(tmp_path: Path) -> None:
 def table_lab(folder: Path, width: int = 24) -> Lab:
     """Whole-number codes over documents with a BOS each, so that rows hold the ends of some."""
     model, dictionary = TableModel(), whole_number_dictionary(width)
-    model.vocab_size = 258  # type: ignore[attr-defined]
+    model.vocab_size = 258
     store = token_store(folder, [13, 9, 30, 8, 21, 17, 40, 11, 5, 26], context=16, bos="yes")
     members, lm = grid(folder / "grid", [dictionary]), cast(LanguageModel, model)
     index = features(members, member=0, model=lm, tokens=store, out=folder / "features")
@@ -420,7 +499,8 @@ def rank_by_hand(logits_V: Tensor, tokens: list[int]) -> float:
 
 @pytest.mark.parametrize("at_once", [1000, 2**24])
 def test_agreement_equals_a_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(agreement, "BLOCK_LOGITS", at_once)
+    monkeypatch.setattr(agreement_ranks, "BLOCK_LOGITS", at_once)
+    monkeypatch.setattr(meaning_bars, "CHANCE", 0.5)  # a low bar, so that some pass
     lab = table_lab(tmp_path)
     found = input_output_agreement(lab, examples=6, at_least=3, controls=10, seed=4)
     logits_NV = lab.dictionary.W_dec_ND @ cast(Any, lab.model).out_DV[:, :257]
@@ -442,6 +522,23 @@ def test_agreement_equals_a_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert match.matches == (match.percentile > match.limit)
     matching = sum(feature.next_token.matches for feature in found.features)
     assert found.next_token == Share.of(matching, len(chosen))
+    assert lab.index is not None
+    bands, _ = meaning.bands_of(lab, lab.index)
+    sound = []
+    for feature in found.features:
+        row, sample = lab.index.summary(feature.feature), lab.index.offsets("quantile")[[feature.feature]]
+        (places,) = meaning.places_at(lab.tokens, sample)
+        assert feature.meaningful == bands.bar(row.density).meaningful(places)
+        sound += [feature] if feature.meaningful else []
+    assert found.meaningful is not None
+    assert 0 < found.meaningful.features == len(sound) < len(chosen)
+    assert found.meaningful.next_token == Share.of(sum(each.next_token.matches for each in sound), len(sound))
+    assert found.meaningful.own_token == Share.of(sum(each.own_token.matches for each in sound), len(sound))
+    assert found.table().columns[-1] == "meaningful"
+    assert [row[-1] for row in found.table().rows] == [each.meaningful for each in found.features]
+    unasked = input_output_agreement(lab, examples=6, at_least=3, controls=10, seed=4, meaningful=False)
+    assert (unasked.meaningful, unasked.next_token) == (None, found.next_token)
+    assert {each.meaningful for each in unasked.features} == {None}
     assert found.mean_own_token == pytest.approx(
         sum(feature.own_token.percentile for feature in found.features) / len(chosen)
     )

@@ -12,16 +12,18 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 import pytest
 import torch
 from app_run import HOSTILE, NAME, WIDTH, app_run
-from feature_worlds import TableModel
+from feature_worlds import TableModel, grid, whole_number_dictionary
 from starlette.testclient import TestClient
 
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.verdict_store import verdicts as neuron_verdicts
 from monosemy.app.export import export
+from monosemy.app.export_across import kept_pairs
 from monosemy.app.files import STATIC, plotly
 from monosemy.app.one_file import bound, packed, policy
 from monosemy.app.query import address
@@ -33,6 +35,8 @@ from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError
 
 FEATURES = 8
+TOKENS = 12
+WIDTHS = (8, 16, 32)  # of a second grid
 SCRIPT = re.compile(r"<script([^>]*)>(.*?)</script>", re.DOTALL)
 
 
@@ -60,6 +64,10 @@ class File:
         found = [re.fullmatch(rf"/features/(\d+) {index}", name) for name in self.pages]
         return [int(each[1]) for each in found if each]
 
+    def tokens(self, index: str) -> list[str]:
+        """Those that have their page, as they are called there."""
+        return [name.split(" ", 2)[2] for name in self.pages if name.startswith(f"/token {index} ")]
+
 
 def unpacked(text: str) -> str:
     return gzip.decompress(base64.b64decode(text)).decode()
@@ -77,20 +85,38 @@ def lines_of(text: str) -> set[str]:
     return {re.sub(r' (href|action)="#/', r' \1="/', line.strip()) for line in inside.splitlines()} - {""}
 
 
-def of_app(client: TestClient, name: str, twin: bool = False) -> Any:
+KEYS = {
+    "grid": ("grid",),
+    "features": ("index",),
+    "token": ("index", "q"),
+    "compare": ("grid", "a", "b"),
+    "splitting": ("grid", "members", "level"),
+    "atlas": ("grid", "members", "codes"),
+}
+
+
+def of_app(client: TestClient, name: str, twin: bool = False, **more: Any) -> Any:
     """What the app answers for a page of the file."""
-    path, _, of = name.partition(" ")
-    key = "grid" if path.startswith("/grid") else "index"
+    path, *of = name.split(" ")
+    query = dict(zip(KEYS.get(path.split("/")[1], ()), map(unquote, of), strict=True))
     where = ("/runs" if path == "/" else path) + ".json" if twin else path
-    answer = client.get(address(where, **({key: of} if of else {})))
-    assert answer.status_code == 200
+    answer = client.get(address(where, **query, **more))
+    assert answer.status_code == 200, name
     return answer.json() if twin else answer.text
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_tokens() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("monosemy.app.export_run.MOST_TOKENS", TOKENS)
+        yield
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     made = app_run(tmp_path_factory.mktemp("export"))
+    grid(made / "widths", [whole_number_dictionary(width, width) for width in WIDTHS])
     index = FeatureIndex.open(made / "features-1")
     neuron_verdicts(made / "features", model=cast(LanguageModel, TableModel()), out=made / "told")
     reviews, parent = Reviews(made / FILE), index.artifact.parent("dictionaries")
@@ -124,31 +150,43 @@ def client(run: Path) -> Iterator[TestClient]:
 
 
 def test_every_page_is_there(file: File) -> None:
-    names = ["/", "/grid dictionaries", "/grid/0 dictionaries", "/grid/1 dictionaries", "/review"]
+    names = ["/", "/circuits", "/search", "/mcs", "/review"]
+    for name, members in (("dictionaries", 2), ("widths", 3)):
+        names += [f"/grid {name}", *(f"/grid/{member} {name}" for member in range(members)), f"/atlas {name} all no"]
+        names += [f"/compare {name} {a} {b}" for a in range(members) for b in range(members) if a != b]
+        names += [f"/splitting {name} all {level}" for level in range(max(1, len(WIDTHS) - 1) if members > 2 else 1)]
     for index in ("features", "features-1"):
         names += [f"/features {index}", *(f"/features/{i} {index}" for i in file.features(index))]
+        names += [f"/token {index} {text}" for text in file.tokens(index)]
     assert sorted(file.pages) == sorted(names)
     assert len(file.features("features")) == FEATURES
     assert {0, 2} <= set(file.features("features-1"))  # they were reviewed
     menu = re.findall(r'<a href="#(/[^"]*)"', file.shell.split("<nav", 1)[1].split("</nav>")[0])
-    assert menu == ["/", "/grid", "/features", "/review"]
+    assert menu == ["/", "/grid", "/features", "/compare", "/circuits", "/review"]
+    also = re.findall(r'data-page="([^"]*)"(?: data-index="[^"]*")? data-also="([^"]*)"', file.text)
+    assert also == [(f"/compare {name} 0 1", f"/compare {name}") for name in ("dictionaries", "widths")]
 
 
 # What the app shows and the file does not, and the other way round, by a piece of the line.
 ONLY_APP = {
     "/features/": ('<section id="lab"', "/circuits?", "<noscript>"),
     "/features ": ('action="/search"', "strongest in a text", "<button>Search</button>"),
-    "/grid/": ("Compare with", "/compare?", '<ul class="plain">', "</ul>"),
+    "/grid/": ('<section id="lab"',),
+    "/compare ": ('id="tools"', "/mcs?"),
 }
 ONLY_FILE = {
     "/features/": ("Live analyses", "member "),
     "/features ": ("have their page in this file",),
-}  # fmt: skip
+    "/grid/": ("need the model",),
+    "/compare ": ("are in this file",),
+    "/splitting ": ("This file has",),
+    "/atlas ": ("This file has",),
+}
 
 
 def test_every_page_is_that_of_the_app(file: File, client: TestClient) -> None:
     for name, text in file.pages.items():
-        if name == "/review":
+        if name in ("/review", "/circuits", "/search", "/mcs"):
             continue
         mine, its = lines_of(text), lines_of(of_app(client, name))
         assert len(its & mine) > 4
@@ -220,13 +258,128 @@ def test_more_features_than_there_are(run: Path, tmp_path: Path) -> None:
 def test_a_table_beyond_its_bound_is_cut_and_says_so(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monosemy.app.export.MOST_ROWS", 6)
+    monkeypatch.setattr("monosemy.app.export_run.MOST_ROWS", 6)
     file = File(export(run, tmp_path / "x.html", features=2, rule="random"))
     densest, _ = FeatureIndex.open(run / "features").page(sort="density", descending=True, limit=6)
     kept, wanted = file.lists["features"]["id"], {row["id"] for row in densest} | set(file.features("features"))
     assert kept == sorted(wanted)
     assert 6 < len(kept) <= 8
     assert "The table holds the 6 densest and these." in file.pages["/features features"]
+
+
+# --- comparisons and tokens -------------------------------------------------------
+
+
+def test_the_most_frequent_tokens_have_their_page(file: File, run: Path) -> None:
+    for name in ("features", "features-1"):
+        index = FeatureIndex.open(run / name)
+        counts: dict[str, int] = {}
+        for row in index.rows("SELECT text, count FROM token"):
+            counts[row["text"]] = max(row["count"], counts.get(row["text"], 0))
+        least = sorted((count for text, count in counts.items() if text), reverse=True)[TOKENS - 1]
+        found = [unquote(each) for each in file.tokens(name)]
+        assert len(set(found)) == TOKENS
+        assert all(counts[text] >= least for text in found)
+        assert {text for text, count in counts.items() if text and count > least} <= set(found)
+        assert " " in found
+        said = f"The search by token knows the {TOKENS} most frequent of {len(counts.keys() - {''})} tokens"
+        assert said in file.pages[f"/features {name}"]
+
+
+def test_rows_of_comparisons_are_all_those_of_the_app(file: File, client: TestClient) -> None:
+    for name, text in file.pages.items():
+        if not name.startswith(("/compare", "/splitting", "/atlas")):
+            continue
+        its = of_app(client, name, twin=True)
+        if not its["rows"]:
+            assert "rows-data" not in text
+            continue
+        rows = block(text, "id", "rows-data")
+        assert f'aria-label="{rows["table"]}"' in text
+        assert f"{its['total']} {rows['noun']}" in text
+        if "columns" in rows:
+            assert rows["columns"] == {key: [row[key] for row in its["rows"]] for key in rows["columns"]}
+            heads = set(re.findall(r'<th scope="col" class="(\w+)"[^>]*><a', text))
+            assert heads == set(rows["columns"])
+            assert heads >= {rows["sort"], *rows["rising"]}
+        elif rows["filters"] == ["fate"]:
+            assert rows["marks"] == [[[row["fate"]]] for row in its["rows"]]
+        else:
+            held = [[[own["tag"], own["member"]] for own in row["features"] if own] for row in its["rows"]]
+            assert rows["marks"] == held
+
+
+def test_trees_of_any_depth_can_be_made(file: File, client: TestClient) -> None:
+    """What lies beside the table of a step gives every feature's tree, as the app shows it."""
+    depths = set()
+    for level in range(2):
+        name = f"/splitting widths all {level}"
+        levels = block(file.pages[name], "id", "rows-data")["levels"]
+
+        def nested(at: int, feature: int, levels: list[dict[str, Any]] = levels) -> dict[str, Any]:
+            fates, children = levels[at]["fates"], levels[at]["children"]
+            below = children[feature] if children else []
+            return {
+                "member": levels[at]["member"],
+                "feature": feature,
+                "fate": fates[feature] if fates else None,
+                "children": [(near, nested(at + 1, child)) for child, near in below],
+            }
+
+        def its(node: dict[str, Any]) -> dict[str, Any]:
+            children = [(child["cosine"], its(child)) for child in node["children"]]
+            return {**{key: node[key] for key in ("member", "feature", "fate")}, "children": children}
+
+        for feature in range(WIDTHS[level]):
+            tree = of_app(client, name, twin=True, feature=str(feature))["tree"]
+            assert nested(level, feature) == its(tree)
+            depths.add(level + bool(tree["children"]) + any(child["children"] for child in tree["children"]))
+    assert depths >= {0, 2}
+
+
+def test_long_ones_are_computed_as_jobs_are(
+    run: Path, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monosemy.app.computed.AT_ONCE", 0)
+    again = export(run, tmp_path / path.name, features=FEATURES)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_what_is_left_out_says_so(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monosemy.app.export_across.PAIRS", 3)
+    monkeypatch.setattr("monosemy.app.export_across.COSINES", 16 * 24)  # of 8 × 16 × 32
+    file = File(export(run, tmp_path / "x.html", features=2))
+    assert [name for name in file.pages if name.startswith("/compare widths")] == [
+        "/compare widths 0 1", "/compare widths 0 2", "/compare widths 1 0",
+    ]  # fmt: skip
+    said = (
+        "3 of 6 pairs of this grid's dictionaries are in this file, those whose features are indexed first; 2 are too"
+    )
+    assert said in html.unescape(file.pages["/compare widths 0 1"])
+    assert "0 of 2 pairs" in file.pages["/compare dictionaries"]
+    for page, cosines in (("/splitting widths all 0", 640), ("/atlas widths all no", 896)):
+        assert f"It takes {cosines} cosines; of what takes more than 384" in file.pages[page]
+    monkeypatch.setattr("monosemy.app.export_across.COSINES", 10**6)
+    monkeypatch.setattr("monosemy.app.export_across.MOST_ROWS", 10)
+    file = File(export(run, tmp_path / "x.html", features=2))
+    assert re.search(r"its table has \d+ rows, more than the 10 that a file takes", file.pages["/atlas widths all no"])
+    assert [name for name in file.pages if name.startswith("/compare widths")] == [
+        "/compare widths 0 1", "/compare widths 0 2",
+    ]  # fmt: skip
+
+
+def test_pairs_are_told_in_words() -> None:
+    assert kept_pairs("r", 0, 0, 0) == "This grid has one dictionary; comparing takes two."
+    assert kept_pairs("r", 6, 6, 6) == "All 6 pairs of this grid's dictionaries are in this file."
+    assert kept_pairs("r", 20, 132, 132).endswith("in this file, those whose features are indexed first. "
+                                                   "monosemy serve r compares any two.")  # fmt: skip
+
+
+def test_what_needs_the_model_says_so(file: File) -> None:
+    assert "the server's: monosemy serve run." in html.unescape(file.pages["/mcs"])
+    for name in ("/circuits", "/search"):
+        assert "which is not in this file. With it: monosemy serve run." in file.pages[name]
+    assert "Live analyses" in file.pages[f"/features/{file.features('features')[0]} features"]
 
 
 # --- nothing runs but its own scripts ----------------------------------------------
@@ -287,8 +440,8 @@ def test_equal_runs_give_equal_bytes(run: Path, path: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("there", "menu"),
     [
-        (("dictionaries",), ["Runs", "Grid"]),
-        (("dictionaries", "features-1"), ["Runs", "Grid", "Features"]),
+        (("dictionaries",), ["Runs", "Grid", "Compare", "Circuits"]),
+        (("dictionaries", "features-1"), ["Runs", "Grid", "Features", "Compare", "Circuits"]),
         (("features",), ["Runs", "Features"]),
         (("scores",), ["Runs"]),
     ],

@@ -7,7 +7,18 @@ import math
 import pytest
 import torch
 
-from monosemy.dictionaries.jumprelu import BANDWIDTH, FARTHEST, LOWER, RATE, JumpRelu, JumpReluDictionary
+from monosemy.dictionaries.jumprelu import (
+    BANDWIDTH,
+    EASE,
+    EASED,
+    EASIEST,
+    FARTHEST,
+    LOWER,
+    RATE,
+    JumpRelu,
+    JumpReluDictionary,
+    target_l0,
+)
 from monosemy.dictionaries.stacked import member_of
 from monosemy.dictionaries.variant import (
     Centre,
@@ -123,6 +134,30 @@ def test_level_and_price_move_as_they_should() -> None:
     assert (params["level"] - level_M).tolist() == pytest.approx(moved, abs=1e-6)
     assert params["multiplier"][0] == price_M[0]
     assert 0 < params["multiplier"][1] < price_M[1]
+
+
+def test_the_target_of_l0_falls_evenly_to_k() -> None:
+    """In its logarithm, from EASE times k (where that is not too much of the width, or k itself is) to k at EASED."""
+    k_M, width = torch.tensor([4, 10, 20]), 60
+    firsts = [EASE * 4, EASIEST * width, 20]
+    assert target_l0(k_M, width, 0.0).tolist() == pytest.approx(firsts)
+    assert target_l0(k_M, width, EASED / 2).tolist() == pytest.approx(
+        [math.sqrt(first * k) for first, k in zip(firsts, k_M.tolist(), strict=True)]
+    )
+    for progress in (EASED, 0.9, 1.0):
+        assert torch.equal(target_l0(k_M, width, progress), k_M.float())
+
+
+def test_the_level_goes_by_the_eased_target() -> None:
+    """At the start an L0 of EASE times k is where it should be; at the end it is too high."""
+    zeros_M, k_M = torch.zeros(M), torch.tensor([1, 1])
+    extra = {"l0": torch.full((M,), EASE), "worth": zeros_M}
+    statistics = StepStatistics(zeros_M, zeros_M, torch.zeros(M, N, dtype=torch.bool), extra)
+    for progress, moved in ((0.0, 0.0), (1.0, RATE * math.log(EASE))):
+        params, _, _ = some()
+        level_M = params["level"].clone()
+        JumpRelu().track(params, statistics, Hyper(zeros_M, k_M, progress=progress))
+        assert (params["level"] - level_M).tolist() == pytest.approx([moved, moved], abs=1e-6)
 
 
 def test_thresholds_are_folded_with_their_codes() -> None:

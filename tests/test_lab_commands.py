@@ -12,12 +12,13 @@ import pytest
 from lab_run import lab_run
 from network_labs import two_site_run
 
-from monosemy import across_commands, cli, lab_commands
+from monosemy import across_commands, cli, index_commands, lab_commands, terminal
 from monosemy.analysis.atlas import atlas
 from monosemy.analysis.circuits import children, parents
 from monosemy.analysis.context import context_ablation
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.mcs_table import mcs_table
+from monosemy.analysis.probing import probe_labels
 from monosemy.analysis.splitting import splitting_tree
 from monosemy.analysis.verdict import neuron_verdicts
 from monosemy.analysis.verdict_store import VerdictStore
@@ -80,13 +81,38 @@ def test_the_same_as_the_function_gives_as_json_and_in_files(
     assert json.loads((tmp_path / "kept" / "context.json").read_text()) == json.loads(json.dumps(expected.data()))
 
 
+def test_labels_of_ones_own_texts(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "labelled.tsv"
+    ends = {"dog": "He had a big dog.", "cat": "She saw the cat", "sun": "The sun was hot!"}
+    starts = ("One day", "Then", "In the park", "Tom said so", "Lily and Ben", "At home", "Mom was glad", "It was fun")
+    texts = [(label, f"{start}. {end}") for label, end in ends.items() for start in starts]
+    source.write_text("\n".join("\t".join(pair) for pair in texts))
+    words = ["analyse", "probe-labels", str(run), "--from", str(source), "--ks", "1", "2"]
+    cli.main([*words, "--positive", "dog", "--json"])
+    lab = lab_commands.open_lab(run, None)
+    labels = [label for label, _ in texts]
+    found = probe_labels(lab, [text for _, text in texts], labels, (1, 2), positive="dog")
+    assert json.loads(printed(capsys)) == json.loads(json.dumps(found.data()))
+    assert found.labels == ("not dog", "dog")
+    same = probe_labels(lab, [text for _, text in texts], [label == "dog" for label in labels], (1, 2))
+    assert (found.chosen, found.accuracy, found.n_test) == (same.chosen, same.accuracy, same.n_test)
+    for more, why in (
+        ([], "`labels` have 3 values"),
+        (["--positive", "fox"], "`positive` (=fox) is none of the labels"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words, *more])
+        assert ended.value.code == 2
+        assert why in capsys.readouterr().err
+
+
 def test_a_terminal_sees_the_beginning(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     cli.main(["analyse", "vocabulary", str(run), "--feature", "0", "--prompt", PROMPT])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == lab_commands.SHOWN + 2
+    assert len(lines) == terminal.SHOWN + 2
     assert lines[-1].startswith("… 472 more rows")
 
 
@@ -148,7 +174,7 @@ def test_comparisons_of_a_grid_have_commands(
     cli.main(["analyse", "splitting", str(folder), "--dictionaries", "late"])
     assert printed(capsys) == splitting_tree(grid).table().csv()
     cli.main(["analyse", "atlas", str(folder), "--dictionaries", "late", "--members", "1", "0"])
-    assert printed(capsys) == atlas(grid, [1, 0]).table().csv()
+    assert printed(capsys) == atlas(grid, [1, 0], indexes=[None, late.index]).table().csv()
     cli.main(["analyse", "mcs", str(folder), "--dictionaries", "late"])
     assert printed(capsys) == mcs_table((grid, 0), [(grid, 1)], index=late.index).table().csv()
     cli.main(["analyse", "mcs", str(folder), "--dictionaries", "late", "--member", "1", "--out", str(tmp_path / "mcs")])
@@ -156,7 +182,8 @@ def test_comparisons_of_a_grid_have_commands(
     capsys.readouterr()
     cli.main(["analyse", "atlas", str(run), "--codes", "--limit", "1000"])
     rows = ActivationStore.open(run / "activations")
-    assert printed(capsys) == atlas(run / "dictionaries", rows=rows, limit=1000).table().csv()
+    indexes = [run / "features", run / "features-1"]
+    assert printed(capsys) == atlas(run / "dictionaries", rows=rows, indexes=indexes, limit=1000).table().csv()
     cli.main(["analyse", "mcs", str(run), "--others", "1", "--meaningful"])
     meaningful = [row["meaningful"] for row in csv.DictReader(io.StringIO(printed(capsys)))]
     assert set(meaningful) & {"True", "False"}
@@ -192,4 +219,5 @@ def test_help_lists_every_analysis(capsys: pytest.CaptureFixture[str]) -> None:
             cli.main(words)
         assert ended.value.code == 0
         shown = capsys.readouterr().out
-        assert all(f"analyse {name}" in shown for name in (*lab_commands.ANALYSES, *across_commands.ACROSS))
+        names = (*lab_commands.ANALYSES, *index_commands.INDEX, *across_commands.ACROSS)
+        assert all(f"analyse {name}" in shown for name in names)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -24,15 +25,34 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from monosemy.analysis.chart import Bars, Chart
+from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.moments import Moments, feature_moments
 from monosemy.analysis.result import Result, Table
 from monosemy.app import live, pages
-from monosemy.app.analyses import ANALYSES, COMMON, Analysis
+from monosemy.app.across import ACROSS
+from monosemy.app.analyses import ANALYSES
 from monosemy.app.job import JobLimits
 from monosemy.app.jobs import Jobs
-from monosemy.app.parameters import LONGEST_TEXT, MOST_TOKENS, Choice, Parameter, Real, Text, Whole, checked_values
+from monosemy.app.member_analyses import OF_MEMBER
+from monosemy.app.offered import Analysis
+from monosemy.app.parameters import (
+    LONGEST_LABEL,
+    LONGEST_LABELLED,
+    LONGEST_TEXT,
+    MOST_LINES,
+    MOST_TOKENS,
+    Choice,
+    Labelled,
+    Parameter,
+    Real,
+    Text,
+    Whole,
+    Word,
+    checked_values,
+    labelled,
+)
 from monosemy.app.recent import Recent
 from monosemy.app.state import Grid, NotFound, State
 from monosemy.data.tokens import tokenize
@@ -98,6 +118,7 @@ class FakeState:
         made = DictionaryStore.open(grid(folder / "dictionaries", [whole_number_dictionary(WIDTH)]))
         self.here = Grid("dictionaries", made.artifact, [{"member": 0}], None, "")
         self.results: Recent[Result] = Recent(1)
+        self.indexes: dict[str, FeatureIndex] = {}
         self.made = Lab(cast(LanguageModel, SmallModel()), made.dictionary(0, torch.device("cpu")), SITE, store)
 
     def grid(self, name: str | None = None) -> Grid:
@@ -110,6 +131,9 @@ class FakeState:
 
     def moments(self, dictionaries: str, member: int, max_tokens: int) -> Moments:
         return feature_moments(self.made, max_tokens=max_tokens)
+
+    def indexed(self, grid: Grid) -> dict[int, str]:
+        return {}
 
     def activations(self, grid: Grid) -> Path:
         raise NotFound("there are none")
@@ -260,13 +284,15 @@ def test_the_offer_names_every_analysis_with_bounds(world: World) -> None:
 
 
 def test_parameters_are_checked() -> None:
-    numbers: dict[str, Parameter] = {"n": Whole("n", 1, 5, 2), "x": Real("x", -1, 1, 0.5)}
+    numbers: dict[str, Parameter] = {"n": Whole("n", 1, 5, 2), "x": Real("x", -1, 1, 0.5), "w": Word("w", longest=4)}
     parameters: dict[str, Parameter] = {**numbers, "c": Choice("c", ("a", "b"), "a"), "t": Text("t")}
-    assert checked_values(parameters, {"t": "u"}) == {"n": 2, "x": 0.5, "c": "a", "t": "u"}
+    assert checked_values(parameters, {"t": "u"}) == {"n": 2, "x": 0.5, "w": "", "c": "a", "t": "u"}
+    assert checked_values(parameters, {"t": "u", "w": " cat"})["w"] == " cat"
     assert checked_values(parameters, {"t": "u", "x": 1, "c": "b"})["x"] == 1.0
     with pytest.raises(UsageError, match="`t` is missing"):
         checked_values(parameters, {})
-    wrong = {"n": (6, 0, 1.0, True), "x": (float("nan"), "1", 2, True), "c": ("z", ["a"]), "t": (3, None)}
+    texts = {"c": ("z", ["a"]), "t": (3, None), "w": ("cats!", 3, "\udfff")}
+    wrong = {"n": (6, 0, 1.0, True), "x": (float("nan"), "1", 2, True), **texts}
     for name, value in ((name, value) for name, values in wrong.items() for value in values):
         with pytest.raises(UsageError, match=f"`{name}`"):
             checked_values(parameters, {"t": "u", name: value})
@@ -389,8 +415,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     made = grid(run / "dictionaries", [dictionary], site)
     features(made, member=0, model=network, tokens=store, out=run / "features", top=4)
     state, jobs = State(run), Jobs()
-    app = Starlette(routes=live.routes(state, jobs), exception_handlers=pages.errors(state))
-    yield TestClient(app)
+    routes = live.routes(state, jobs, {**ANALYSES, **ACROSS})
+    yield TestClient(Starlette(routes=routes, exception_handlers=pages.errors(state)))
     jobs.close()
 
 
@@ -403,20 +429,35 @@ QUICK: dict[str, dict[str, Any]] = {
     "steer": {"new_tokens": 5, "how": "clamp", "strength": 2},
     "ablation-examples": {"examples": 2},
     "neurons": {"max_tokens": 10_000},
+    "curves": {"max_tokens": 10_000, "directions": 3},
+    "probe": {"max_tokens": 10_000, "choose": "difference"},
+    "attribution": {"n_features": 4},
+    "steering-agreement": {"texts": 2, "new_tokens": 4},
+    "agreement": {"examples": 4, "at_least": 2, "controls": 9},
+    "leading-curves": {"max_tokens": 10_000},
+    "labels": {"pooling": "mean"},
 }
+PARTS = ("dog", "cat"), ("big", "red"), ("ran", "sat"), ("Lily", "Tom"), ("sun", "sea")
+SAID = [" ".join(some) for some in product(*PARTS)]
+LINES = "\n".join(f"{'<b>cat</b>' if 'cat' in text else 'dog'}\tThe {text}" for text in SAID)
 HOSTILE = 'Once """ + \'x\' \\ {0}\n</script> é'
 
 
-@pytest.mark.parametrize("name", sorted(ANALYSES))
+@pytest.mark.parametrize("name", [*ANALYSES, *OF_MEMBER])
 def test_each_analysis_runs_and_its_python_gives_the_same(real: TestClient, name: str, tmp_path: Path) -> None:
-    request = {**REAL, **QUICK.get(name, {})}
-    if "prompt" in ANALYSES[name].parameters:
+    analysis = {**ANALYSES, **OF_MEMBER}[name]
+    request = {**{key: REAL[key] for key in analysis.common}, **QUICK.get(name, {})}
+    if "prompt" in analysis.parameters:
         request["prompt"] = HOSTILE
+    if "lines" in analysis.parameters:
+        request["lines"] = LINES
     found = ended(real, name, request)
     assert found["state"] == "done", found
     done, job = found["done"], found["job"]
     assert done["charts"]
     assert done["table"]["rows"]
+    assert bool(done["words"]) == (name != "activations")
+    assert done.get("index", "features") == "features"
     strips = done["strips"]
     assert all(len(strip["tokens"]) == len(strip["values"]) for strip in strips)
     assert bool(strips) == (name in ("activations", "steer", "ablation", "ablation-examples"))
@@ -487,5 +528,66 @@ def in_this_process(source: str) -> str:
 
 
 def test_no_parameter_is_called_like_what_every_request_has() -> None:
-    for analysis in ANALYSES.values():
-        assert not COMMON.keys() & analysis.parameters.keys()
+    for analysis in {**ANALYSES, **ACROSS}.values():
+        assert not analysis.common.keys() & analysis.parameters.keys()
+
+
+def test_only_labelled_lines_of_the_right_form_are_taken() -> None:
+    lines = Labelled("lines")
+    text = "good\tThe cat.\r\n\n bad \t a tab \t inside\n"
+    assert lines.checked("lines", text) == text
+    assert labelled("lines", text) == [("good", "The cat."), ("bad", " a tab \t inside")]
+    assert lines.read(text) == ["The cat.", " a tab \t inside"]
+    for wrong, said in (
+        ("good\tThe cat.\nbad The dog.", "line 2 must be a label"),
+        ("\tThe cat.", "line 1"),
+        ("good\t ", "line 1"),
+        (f"{'x' * (LONGEST_LABEL + 1)}\tThe cat.", "line 1"),
+        ("", "not empty"),
+        ("a\tb\n" * (MOST_LINES + 1), f"{MOST_LINES + 1} lines"),
+        ("a\t" + "b" * LONGEST_LABELLED, "characters"),
+        ("a\t\ud800", "surrogate"),
+        (["a\tb"], "must be a text"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            lines.checked("lines", wrong)
+
+
+def test_a_label_is_told_from_all_others_where_it_is_named(real: TestClient) -> None:
+    member = {key: REAL[key] for key in ("dictionaries", "member")}
+    three = LINES + "\nbird\tThe bird sang"
+    assert "3 values" in ended(real, "labels", {**member, "lines": three})["failed"]["text"]
+    fish = ended(real, "labels", {**member, "lines": three, "positive": "fish"})
+    assert "`positive` (=fish)" in fish["failed"]["text"]
+    found = ended(real, "labels", {**member, "lines": three, "positive": "dog"})
+    assert "tells “dog” from “not dog”" in found["done"]["words"][0]
+    long = f"{LINES}\ndog\t" + "dog " * (MOST_TOKENS // 2 + 1)
+    assert f"may have {MOST_TOKENS}" in ended(real, "labels", {**member, "lines": long})["failed"]["text"]
+
+
+def test_a_target_is_one_token_and_this_features_part_is_said(real: TestClient) -> None:
+    request = {**REAL, "prompt": "Once upon a time", "n_features": 200}
+    done = ended(real, "attribution", request)["done"]
+    told = {feature: logit for feature, _, logit in done["table"]["rows"]}
+    ranked = sorted(told, key=lambda feature: -abs(told[feature]))
+    for feature in range(32):
+        words = ended(real, "attribution", {**request, "feature": feature})["done"]["words"]
+        if feature in told:
+            added, place = f"{told[feature]:.3g}".replace("-", "−"), ranked.index(feature) + 1
+            assert words[2] == f"This feature adds {added}; by size it is number {place} of them."
+        else:
+            assert words[2] == "This feature does not fire there, so it adds nothing."
+    few = ended(real, "attribution", {**request, "feature": ranked[-1], "n_features": 1})["done"]["words"]
+    assert few[2] == "This feature is not among the 1 that matter most."
+    assert ended(real, "attribution", {**request, "target": "."})["done"]["facts"]["target_text"] == "."
+    failed = ended(real, "attribution", {**request, "target": "many words here"})["failed"]["text"]
+    assert failed.startswith("`target` (='many words here') is ")
+
+
+def test_controls_have_the_directions_that_are_asked_for(real: TestClient) -> None:
+    request = {**REAL, "max_tokens": 10_000}
+    done = ended(real, "curves", {**request, "directions": 7})["done"]
+    counts = {row[0]: row[-1] for row in done["table"]["rows"]}
+    assert counts["features"] == 1
+    assert max(counts["identity"], counts["pca"], counts["random"]) <= 7
+    assert counts["random"] > 1

@@ -15,12 +15,12 @@ import torch
 from feature_worlds import D_IN, SITE, TableModel, grid, token_store, whole_number_dictionary
 from scipy.optimize import linear_sum_assignment
 
-from monosemy.analysis import meaning
+from monosemy.analysis import meaning, meaning_bars
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.analysis.lab import Batch, Lab
 from monosemy.analysis.mcs_table import McsTable, mcs_table
-from monosemy.analysis.meaning import Bands, Bar, Place, agreement
+from monosemy.analysis.meaning_bars import Bands, Bar, Place, agreement
 from monosemy.analysis.result import Table
 from monosemy.analysis.spreadsheet import xlsx
 from monosemy.dictionaries.relu import ReluDictionary
@@ -155,12 +155,15 @@ def test_shares_count_living_features_on_either_side_of_low(made: tuple[Dictiona
     low = [row.meaningful for row in living if row.matches[0].mcs <= values[4]]
     high = [row.meaningful for row in living if row.matches[0].mcs > values[4]]
     assert found.n_low == len(low)
-    assert found.meaningful_share == Share.of(sum(map(bool, low)), len(low))
-    assert found.meaningful_share_high == Share.of(sum(map(bool, high)), len(high))
+    groups = {"meaningful_share": low, "meaningful_share_high": high, "meaningful_share_all": low + high}
+    for name, group in groups.items():
+        share = getattr(found, name)
+        assert (share.count, share.total) == (sum(map(bool, group)), len(group))
+        assert share.low <= share.share == share.count / share.total <= share.high
     assert found.controls is not None
     assert found.rows[0].meaningful is False  # dead
     bare = mcs_table((opened, 0), [(opened, 1)])
-    assert {bare.meaningful_share, bare.meaningful_share_high, bare.controls} == {None}
+    assert {bare.meaningful_share_all, bare.meaningful_share, bare.meaningful_share_high, bare.controls} == {None}
     assert bare.rows[0].dead is None
     assert bare.rows[0].example is None
     assert mcs_table((opened, 0), [(opened, 1)], index=index, lab=lab, low=-2).meaningful_share == Share.of(0, 0)
@@ -214,12 +217,12 @@ def test_agreement_equals_brute_force() -> None:
 
 def test_random_firings_rarely_pass_and_agreeing_ones_do() -> None:
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(65, 85, (800, meaning.EXAMPLES, 9), generator=generator)
+    drawn = torch.randint(65, 85, (800, meaning_bars.EXAMPLES, 9), generator=generator)
     random = [places_of(*((chr(row[0]), "".join(map(chr, row[1:]))) for row in own)) for own in drawn.tolist()]
     bar = Bar(random[:399])
     for count in (5, 15):
         passed = [bar.meaningful(own[:count]) for own in random[400:]]
-        assert 0 < sum(passed) / len(passed) < 2 * meaning.CHANCE
+        assert 0 < sum(passed) / len(passed) < 2 * meaning_bars.CHANCE
         reached = sorted((agreement(own[:count])[0] for own in random[:399]), reverse=True)
         assert bar.limits(count)[0] == reached[9]  # the tenth of 399: 10 / 400 is CHANCE / 2
     one_token = [Place(1, place.context, place.document) for place in random[0]]
@@ -232,7 +235,7 @@ def test_random_firings_rarely_pass_and_agreeing_ones_do() -> None:
     assert not Bar(random[:38]).meaningful(one_token)  # too little: of 38 none is exceeded with CHANCE / 2 only
     many = [place for place in one_token for _ in range(4)]
     assert bar.meaningful(many)  # every fourth of them
-    assert not bar.meaningful([*random[0], *one_token][: meaning.EXAMPLES])
+    assert not bar.meaningful([*random[0], *one_token][: meaning_bars.EXAMPLES])
 
 
 def test_a_density_has_the_bar_of_its_band() -> None:
@@ -252,7 +255,9 @@ def test_features_are_held_against_their_bands_bar(made: tuple[DictionaryStore, 
     assert held.neurons.total == D_IN  # each once
     assert held.random.share is not None
     assert held.random.share < 0.2
-    sound, examples = meaning.judged(lab, index, bands), meaning.strongest(index)
+    sound = [bands.passes(seen) for seen in meaning.looked_at(lab, index, bands)]
+    examples = meaning.strongest(index)
+    assert meaning.looked_at(lab, index, bands, [4, 0]) == [meaning.looked_at(lab, index, bands)[n] for n in (4, 0)]
     for number, row in enumerate(index.table()):
         sample, top = (index.feature(number).examples[group] for group in ("quantile", "top"))
         (places,) = meaning.places_at(lab.tokens, torch.tensor([[each.offset for each in sample]], dtype=torch.int64))
@@ -271,7 +276,7 @@ def test_contexts_do_not_depend_on_the_window_of_the_index(
     opened, index, lab = made
     short = features(opened, member=0, model=lab.model, tokens=lab.tokens, out=tmp_path / "short", before=0, after=0)
     bands, _ = meaning.bands_of(lab, index)
-    assert meaning.judged(lab, short, bands) == meaning.judged(lab, index, bands)
+    assert meaning.looked_at(lab, short, bands) == meaning.looked_at(lab, index, bands)
 
 
 def test_an_index_of_dead_features_has_no_bars(made: tuple[DictionaryStore, FeatureIndex, Lab], tmp_path: Path) -> None:
@@ -297,7 +302,7 @@ def test_directions_fire_as_often_as_they_are_told(made: tuple[DictionaryStore, 
     for along_X, places, density in zip(W_ND @ x_XD.T, found, densities, strict=True):
         threshold = along_X.sort(descending=True).values[int(density * len(along_X))]
         fires = (along_X > threshold).nonzero().flatten().tolist()
-        assert len(places) == min(len(fires), meaning.EXAMPLES)
+        assert len(places) == min(len(fires), meaning_bars.EXAMPLES)
         assert (len(places) > 5) == (density > 0.02)
         tokens = rows.ids_BC[rows.mask_BC]
         assert {place.peak for place in places} <= {int(tokens[place]) for place in fires}

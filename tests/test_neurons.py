@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,19 @@ import pytest
 import torch
 from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dictionary
 from networks import save_network
-from neuron_worlds import COPY, D_IN, DEAD, DENSE, NEGATIVE, TAIL, THREE, documents, every_token, gaussian_lab
+from neuron_worlds import (
+    COPY,
+    D_IN,
+    DEAD,
+    DENSE,
+    NEGATIVE,
+    TAIL,
+    THREE,
+    documents,
+    every_token,
+    gaussian_lab,
+    known_dictionary,
+)
 from sklearn.linear_model import LinearRegression
 
 from monosemy.analysis import moments as moments_module
@@ -20,7 +33,7 @@ from monosemy.analysis.lab import Lab
 from monosemy.analysis.moments import LEVELS, feature_moments
 from monosemy.analysis.neuron_curves import neuron_curves
 from monosemy.analysis.neurons import neuron_comparison
-from monosemy.analysis.verdict import FEW, VERDICTS, neuron_verdicts
+from monosemy.analysis.verdict import ENOUGH, FEW, VERDICTS, neuron_verdicts
 from monosemy.dictionaries.baselines import LinearDictionary
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.relu import ReluDictionary
@@ -131,7 +144,7 @@ def test_verdicts_where_the_answer_is_known(tmp_path: Path) -> None:
     result = neuron_verdicts(lab)
     found = {e.feature: e for e in result.evidence}
     told = {feature: e.verdict for feature, e in found.items()}
-    single, few, spread, dead = VERDICTS
+    single, few, spread, rare, dead = VERDICTS
     assert told == {COPY: single, THREE: few, DENSE: spread, DEAD: dead, NEGATIVE: single, TAIL: single}
     assert [found[f].neuron for f in (COPY, NEGATIVE, TAIL)] == [7, 11, 20]
     assert found[NEGATIVE].correlation < -0.7
@@ -142,7 +155,7 @@ def test_verdicts_where_the_answer_is_known(tmp_path: Path) -> None:
     assert found[DENSE].participation > 5
     assert found[DEAD].share_single is None
     assert found[DEAD].neuron == -1
-    assert result.counts() == {single: 3, few: 1, spread: 1, dead: 1}
+    assert result.counts() == {single: 3, few: 1, spread: 1, rare: 0, dead: 1}
 
     x_TD, _ = every_token(lab)
     x, codes = x_TD.numpy(), lab.dictionary.encode(x_TD).double().numpy()
@@ -157,6 +170,43 @@ def test_verdicts_where_the_answer_is_known(tmp_path: Path) -> None:
         assert e.r2[0] == pytest.approx(1 - (1 - e.correlation**2) * (tokens - 1) / (tokens - 2), abs=1e-4)
         assert e.r2 == sorted(e.r2)
         assert e.share_few == pytest.approx(min(1, e.r2[result.ks.index(FEW)] / e.r2_all))
+
+
+def test_a_feature_that_fires_now_and_then_is_too_rare_and_one_that_never_does_is_dead(tmp_path: Path) -> None:
+    """TAIL's threshold is raised to its strongest tokens; the index sees all of them, the verdict the first few."""
+    first = gaussian_lab(tmp_path, [300] * 12)
+    x_TD, _ = every_token(first)
+    values = torch.unique(x_TD[:, 20]).sort(descending=True).values[:14]
+    thresholds = [values[0] + 1, *((values[:-1] + values[1:]) / 2)]
+    verdicts = {}
+    for threshold in thresholds:
+        dictionary = known_dictionary()
+        dictionary.tensors["b_enc"][TAIL] = -threshold
+        (evidence,) = neuron_verdicts(replace(first, dictionary=dictionary), [TAIL]).evidence
+        assert evidence.count == int((x_TD[:, 20] > threshold).sum())
+        assert (evidence.share_single is None) == (evidence.count < ENOUGH)
+        verdicts[evidence.count] = evidence.verdict
+    assert min(verdicts) == 0 < ENOUGH <= max(verdicts)
+    for count, verdict in verdicts.items():
+        assert (verdict == "dead") == (count == 0)
+        assert (verdict == "too rare") == (0 < count < ENOUGH)
+
+
+def test_a_feature_that_only_the_index_sees_firing_is_not_dead(tmp_path: Path) -> None:
+    lab = gaussian_lab(tmp_path, [300] * 12)
+    x_TD, _ = every_token(lab)
+    first_D, all_D = x_TD[:960].amax(dim=0), x_TD.amax(dim=0)
+    late = int((first_D < all_D).nonzero()[0])  # a neuron whose strongest token comes later
+    dictionary = known_dictionary()
+    dictionary.tensors["W_enc"][TAIL] = torch.eye(D_IN)[late]
+    dictionary.tensors["b_enc"][TAIL] = -first_D[late]
+    path = grid(tmp_path / "grid", [dictionary])
+    index = features(path, member=0, model=lab.model, tokens=lab.tokens, out=tmp_path / "features")
+    beside = Lab(lab.model, dictionary, SITE, lab.tokens, index=index)
+    short = neuron_verdicts(beside, [TAIL, DEAD], max_tokens=960)
+    assert [(each.verdict, each.count) for each in short.evidence] == [("too rare", 0), ("dead", 0)]
+    alone = neuron_verdicts(replace(beside, index=None), [TAIL], max_tokens=960)
+    assert alone.evidence[0].verdict == "dead"  # nothing else was looked at
 
 
 def test_verdicts_of_some_features_from_moments_of_all(tmp_path: Path) -> None:

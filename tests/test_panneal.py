@@ -95,6 +95,13 @@ def test_codes_shrink_less_than_those_of_relu_and_are_fewer(sparse_rows: torch.T
     assert found["fvu"] < 1.05 * relu["fvu"]
 
 
+def test_the_dictionary_has_nothing_of_its_training(sparse_rows: torch.Tensor) -> None:
+    found = fit(sparse_rows, variant="panneal", width=24, l1=0.2, batch=128, steps=5, device="cpu")
+    assert {name: tuple(tensor.shape) for name, tensor in found.tensors.items()} == {
+        "W_enc": (24, 16), "b_enc": (24,), "W_dec": (24, 16), "b_dec": (16,),
+    }  # fmt: skip
+
+
 def test_sparse_and_dense_steps_agree(sparse_rows: torch.Tensor) -> None:
     options = {"variant": "panneal", "width": 32, "l1": (0.05, 0.3), "batch": 128, "steps": 60, "device": "cpu"}
     for penalty in ("sum", "norm-weighted"):

@@ -301,7 +301,7 @@ def test_labels_that_cannot_be_probed_are_refused(tmp_path: Path) -> None:
     for given, options, why in (
         ((texts, labels[1:]), {}, "30 `texts` and 29 `labels`"),
         ((texts, [0] * 30), {}, "1 values"),
-        ((texts, list(range(30))), {}, "label == wanted"),
+        ((texts, list(range(30))), {}, "one at a time, with `positive`"),
         ((texts, labels), {"pooling": "last"}, "must be one of max, mean"),
         ((texts, labels), {"ks": (0,)}, "at least 1"),
         (([*texts[:-1], ""], labels), {}, "no tokens"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +15,7 @@ import torch
 from feature_tables import with_rows
 from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dictionary
 
-from monosemy.analysis import feature_query, scan, token_table
+from monosemy.analysis import feature_query, feature_table, scan, token_table
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.feature_table import COLUMNS
 from monosemy.analysis.feature_tokens import tokens_of_feature
@@ -238,6 +241,43 @@ def test_what_is_no_page_is_refused(tmp_path: Path, options: dict[str, Any], mat
     with pytest.raises(UsageError, match=match):
         index.page(**options)
     assert index.page()[1] == len(rows)
+
+
+def test_connections_stay_open_and_see_a_file_that_took_another_s_place(tmp_path: Path) -> None:
+    index, rows = table_index(tmp_path, 30)
+    path = index.artifact.path / "features.sqlite"
+    assert index.page(limit=50)[0] == rows
+    kept = len(feature_table._idle)
+    assert [row["id"] for row in index.rows("SELECT id FROM feature ORDER BY id")] == list(range(30))
+    assert len(feature_table._idle) == kept  # the same again
+    with_rows(index, 12)
+    assert index.rows("SELECT COUNT(*) AS n FROM feature") == [{"n": 12}]
+    with pytest.raises(sqlite3.OperationalError, match="no such column"):
+        index.rows("SELECT no_such FROM feature")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        index.rows("DELETE FROM feature")
+    for number in range(feature_table.IDLE + 3):
+        other = tmp_path / f"{number}.sqlite"
+        other.write_bytes(path.read_bytes())
+        assert len(feature_table.rows_of(other, "SELECT id FROM feature")) == 12
+    assert len(feature_table._idle) == feature_table.IDLE
+    with pytest.raises(FileNotFoundError):
+        feature_table.rows_of(tmp_path / "none.sqlite", "SELECT 1")
+
+
+def test_threads_read_side_by_side(tmp_path: Path) -> None:
+    index, rows = table_index(tmp_path, 200)
+    together = threading.Barrier(8)
+
+    def read(first: int) -> bool:
+        together.wait()
+        mine = range(first, 200, 8)
+        return all(
+            index.rows("SELECT count FROM feature WHERE id = ?", i) == [{"count": rows[i]["count"]}] for i in mine
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
 
 
 def directions(n: int, d_in: int, seed: int = 0) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from conftest import shared
 
 from monosemy import cli
-from monosemy.analysis import meaning, result
+from monosemy.analysis import meaning, meaning_bars, result
 from monosemy.analysis.coactivation import blocks_of
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.lab import Lab
@@ -120,7 +120,13 @@ def test_it_counts_with_intervals(study: Path) -> None:
     share = data["meaningful_share_high"]
     assert (share["count"], share["total"]) == (sum(high), len(high))
     page = unescape((study / "index.html").read_text())
-    for each in (share, data["meaningful_share"], data["controls"]["random"], data["controls"]["neurons"]):
+    for each in (
+        share,
+        data["meaningful_share"],
+        data["meaningful_share_all"],
+        data["controls"]["random"],
+        data["controls"]["neurons"],
+    ):
         assert in_words(each) in page
     assert (
         in_words({"count": 1, "total": 4, "share": 0.25, "low": 0.1, "high": 0.5}) == "1 of 4 (25.0%, 10.0% to 50.0%)"
@@ -204,9 +210,9 @@ def test_random_directions_of_any_density_pass_about_by_chance(lab: Lab) -> None
     passed = [bands.bar(density).meaningful(own) for density, own in zip(each_N, places, strict=True)]
     by_one_bar = [bands.bars[meaning.BANDS // 2].meaningful(own) for own in places]
     for kind in (passed[:EACH], passed[EACH:]):
-        assert 0.2 * meaning.CHANCE < sum(kind) / EACH < 2 * meaning.CHANCE
-    assert sum(by_one_bar[:EACH]) / EACH > 3 * meaning.CHANCE
-    assert sum(by_one_bar[EACH:]) / EACH < meaning.CHANCE / 2
+        assert 0.2 * meaning_bars.CHANCE < sum(kind) / EACH < 2 * meaning_bars.CHANCE
+    assert sum(by_one_bar[:EACH]) / EACH > 3 * meaning_bars.CHANCE
+    assert sum(by_one_bar[EACH:]) / EACH < meaning_bars.CHANCE / 2
     assert held.random.low is not None
     assert held.random.high is not None
-    assert held.random.low < meaning.CHANCE < held.random.high
+    assert held.random.low < meaning_bars.CHANCE < held.random.high

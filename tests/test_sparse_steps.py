@@ -10,9 +10,10 @@ import torch
 from dials import taken
 
 from monosemy.data.rows import ArrayRows
-from monosemy.dictionaries.batchtopk import BatchTopK, largest
+from monosemy.dictionaries.batchtopk import UNSET, BatchTopK, largest
 from monosemy.dictionaries.sparse import Encoder, SparseVariant
 from monosemy.dictionaries.store import VARIANTS
+from monosemy.dictionaries.variant import Hyper, StepStatistics
 from monosemy.kernels.choose import kernels_for
 from monosemy.kernels.firings import Firings
 from monosemy.runtime import UsageError
@@ -214,3 +215,13 @@ def test_ties_and_nan_among_the_largest() -> None:
 def test_what_cannot_be_sparse_is_refused() -> None:
     with pytest.raises(UsageError, match=r"`way`.*dense steps only"):
         fit(X, variant="aligned", way="sparse", width=N, k=3, batch=B, steps=2)
+
+
+def test_the_threshold_forgets_the_first_batches() -> None:
+    """Codes grow from random weights on; after a short run L0 by the threshold must still be k."""
+    params = {"threshold": torch.tensor([[UNSET], [0.5]])}
+    zeros_M = torch.zeros(2)
+    for least in (torch.tensor([3.0, torch.inf]), *[torch.tensor([1.0, 1.0])] * 60):
+        statistics = StepStatistics(zeros_M, zeros_M, torch.zeros(2, 1, dtype=torch.bool), {"least": least})
+        BatchTopK().track(params, statistics, Hyper(zeros_M, torch.tensor([8, 8])))
+    assert params["threshold"].flatten().tolist() == pytest.approx([1.0, 1.0], rel=0.01)

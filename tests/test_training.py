@@ -384,6 +384,10 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
         ({"width": (8, 16)}, "make 2 dictionaries"),
         ({"wdth": 3}, "unknown settings.*width"),
         ({"penalty": "sums"}, "`penalty`.*sum, interim, norm-weighted"),
+        (
+            {"variant": ("topk", "jumprelu"), "penalty": "interim"},
+            r"`penalty` \(=interim\) does nothing for `variant` \(=topk, jumprelu\).*\(relu, .*leave out penalty",
+        ),
         ({"scale": "units"}, "`scale`.*unit, whiten, none"),
         ({"seed": ()}, "`seed` is empty"),
         (

@@ -70,8 +70,12 @@ def test_the_list_shows_sorts_and_filters_by_verdict(client: TestClient, told: V
         assert found["total"] == told.counts[verdict]
     down = listed(client, sort="verdict", desc="1")
     assert [row["verdict"] for row in down["rows"]] == sorted((e.verdict for e in by_id.values()), reverse=True)
-    both = listed(client, verdict="dead", dead="yes", q="")
-    assert all(row["dead"] and row["verdict"] == "dead" for row in both["rows"])
+    said = {row["id"] for row in data["rows"] if row["verdict"] == "dead"}
+    assert said == {row["id"] for row in data["rows"] if row["dead"]}
+    assert said == {row["id"] for row in data["rows"] if row["count"] == 0}
+    assert [row["id"] for row in listed(client, verdict="dead", dead="yes", q="")["rows"]] == sorted(said)
+    assert listed(client, verdict="dead", dead="no")["total"] == 0
+    assert listed(client, verdict="too rare", dead="yes")["total"] == 0
 
 
 def test_the_page_of_the_list_offers_the_verdicts(client: TestClient, told: VerdictStore) -> None:
@@ -101,8 +105,10 @@ def test_the_page_of_a_feature_says_the_verdict_with_its_evidence(client: TestCl
         assert data["tokens"] == told.tokens
         (line,) = re.findall(r'<p id="neurons">(.*?)</p>', page, re.DOTALL)
         assert f"<b>{evidence.verdict}</b>" in line
-        assert (f"most like number {evidence.neuron} " in line) == (evidence.verdict != "dead" and evidence.neuron >= 0)
-        if evidence.verdict != "dead" and evidence.share_few is not None:
+        untold = evidence.verdict in ("dead", "too rare")
+        assert (f"most like number {evidence.neuron} " in line) == (not untold and evidence.neuron >= 0)
+        assert (f"fires on {evidence.count:,} of" in line) == untold
+        if not untold and evidence.share_few is not None:
             assert f"the best 8 tell {100 * evidence.share_few:.0f} %" in line
         assert f"of {told.tokens:,} tokens" in line or f"{told.tokens:,} tokens" in line
 

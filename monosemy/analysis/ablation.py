@@ -10,28 +10,35 @@ Direct: the change carried along the linear path to the unembedding, under the n
 else as it was (None where the site has no such path). Full: the model is run again from the site, so later layers
 and, through attention, later positions take part.
 
-Shapes: C tokens of a text, W of them shown, V = vocabulary, D = width written. Source: SCIENCE.md §5.
-Left out: replacing the code by its mean instead of 0.
+Any change of that size lowers some token, and the lowest of a vocabulary is below 0 by construction. So there is a
+control: at the same places another feature that is active there, drawn at random, is taken out in its stead, its
+contribution scaled to the same norm. `draws` such controls are averaged. Means are given of both and of their
+difference (`excess`), each with a 95 % interval: a mean over each text's tokens on which the feature fires, then over
+texts, which are of different documents. The excess is what the feature does that other active features do not.
+
+Shapes: C tokens of a text, W of them shown, V = vocabulary, D = width written. Source: SCIENCE.md §5; the control is
+ours. Left out: replacing the code by its mean instead of 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
 import torch
 
+from monosemy.analysis.ablation_control import Effects, Runs, averages, control_change
 from monosemy.analysis.chart import Bars, Chart, Points
-from monosemy.analysis.intervention import Change, Edit, Intervention
 from monosemy.analysis.lab import Lab, Prompt, padded
 from monosemy.analysis.result import Result, Table
 from monosemy.data.tokens import TokenStore
 from monosemy.metrics.interval import interval
-from monosemy.models.path import directions_at_end, no_path, path_scale
-from monosemy.runtime import Progress, UsageError, full_rate_products
+from monosemy.models.path import no_path
+from monosemy.runtime import Progress, UsageError, generator_for
 
 BEFORE, AFTER = 24, 8  # tokens shown around an example's peak
+COLUMNS = ("next_token", "suppressed", "suppressed_token", "control_next_token", "control_suppressed")
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,10 @@ class TokenEffects:
     """At the token whose log p falls most; 0 where none falls."""
     suppressed_token: list[str | None]
     """That token; None where none falls."""
+    control_next_token: list[float | None]
+    """As `next_token` in the control; None where no other feature is active in the place of this one."""
+    control_suppressed: list[float | None]
+    """As `suppressed` in the control, of its own most suppressed token."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class AblatedText:
 
 @dataclass(frozen=True)
 class MeanEffect:
-    """The mean over texts of each one's mean over the tokens on which the feature fires; its 95 % interval."""
+    """The mean over texts of each one's mean over the tokens on which the feature fires; its 95 % interval (t)."""
 
     mean: float
     low: float | None
@@ -81,12 +92,16 @@ class AblationEffect(Result):
     """Why there is no direct effect; None where there is one."""
     means: dict[str, MeanEffect | None]
     """Of "direct next_token", "direct suppressed", "full next_token", "full suppressed"; None where nothing counts."""
+    controls: dict[str, MeanEffect | None]
+    """The same of the control."""
+    excess: dict[str, MeanEffect | None]
+    """Effect less control, text by text."""
 
     def table(self) -> Table:
         """A row a token of a text."""
         columns = ["text", "position", "token", "code"]
         kinds = ("direct", "full")
-        columns += [f"{kind}_{what}" for kind in kinds for what in ("next_token", "suppressed", "suppressed_token")]
+        columns += [f"{kind}_{what}" for kind in kinds for what in COLUMNS]
         rows = []
         for number, text in enumerate(self.texts):
             for place, (token, code) in enumerate(zip(text.tokens, text.codes, strict=True)):
@@ -97,7 +112,11 @@ class AblationEffect(Result):
         """The first text token by token; then the effect against the code, wherever the feature fires."""
         first = self.texts[0]
         bars = [Bars(first.tokens, effects.next_token, kind) for kind, effects in _kinds(first)]
-        fall = [Bars(first.tokens, effects.suppressed, kind) for kind, effects in _kinds(first)]
+        fall = [
+            Bars(first.tokens, values, name)
+            for kind, effects in _kinds(first)
+            for name, values in ((kind, effects.suppressed), (f"{kind}, control", effects.control_suppressed))
+        ]
         names = [kind for kind, _ in _kinds(first)]
         points = [Points(*_against_code(self.texts, kind), kind) for kind in names]
         label, said = "log p after − before", f"without feature {self.feature}"
@@ -108,32 +127,36 @@ class AblationEffect(Result):
         ]
 
 
-def ablation_effect(lab: Lab, feature: int, prompt: Prompt | None = None, examples: int = 10) -> AblationEffect:
+def ablation_effect(
+    lab: Lab, feature: int, prompt: Prompt | None = None, examples: int = 10, *, draws: int = 4, seed: int = 0
+) -> AblationEffect:
     """Remove a feature in a prompt, or else in windows around its `examples` strongest examples.
 
-    Each example's row is read from its start to the end of the window. Raises UsageError for an encoder, or without
-    a prompt where the lab has no index or the feature no example.
+    Each example's row is read from its start to the end of the window. `draws` controls are made, by `seed`; each costs
+    as much as the removal. Raises UsageError for an encoder, or without a prompt where the lab has no index or the
+    feature no example.
     """
     lab.checked(feature)
     if not lab.model.is_causal:
         raise UsageError("an encoder predicts no next token; ablation effects need a causal model")
+    if draws < 0:
+        raise UsageError(f"`draws` (={draws}) must not be negative")
     if prompt is None:
         chosen = _examples(lab, feature, examples)
     else:
         ids = lab.ids(prompt)
         chosen = [(ids, range(len(ids)))]
-    why = no_path(lab.model, lab.written_site)
+    why, generator = no_path(lab.model, lab.written_site), generator_for("ablation control", seed)
     texts = []
     with Progress("ablation", len(chosen), unit="texts") as bar:
         for ids, shown in chosen:
-            texts.append(_ablated(lab, feature, ids, shown, direct=why is None))
+            runs = Runs(lab, ids, shown, direct=why is None)
+            texts.append(_ablated(lab, feature, runs, draws, generator))
             bar.advance()
-    means = {
-        f"{kind} {what}": _mean(texts, kind, what)
-        for kind in ("direct", "full")
-        for what in ("next_token", "suppressed")
-    }
-    return AblationEffect(feature, lab.written_site, texts, why, means)
+    kinds = [(kind, what) for kind in ("direct", "full") for what in ("next_token", "suppressed")]
+    found = {f"{kind} {what}": _means(texts, kind, what) for kind, what in kinds}
+    means, controls, excess = ({name: each[place] for name, each in found.items()} for place in range(3))
+    return AblationEffect(feature, lab.written_site, texts, why, means, controls, excess)
 
 
 def _examples(lab: Lab, feature: int, count: int) -> list[tuple[list[int], range]]:
@@ -157,51 +180,50 @@ def _row_around(store: TokenStore, offset: int) -> tuple[list[int], range]:
     return store.tokens_T[start : start + read].tolist(), range(max(0, peak - BEFORE), end)
 
 
-def _ablated(lab: Lab, feature: int, ids: list[int], shown: range, direct: bool) -> AblatedText:
-    batch = padded([ids])
-    next_W = torch.tensor([*ids[1:], -1])[shown.start : shown.stop].to(lab.model.device)
-    without = Intervention(lab, [Change(feature, "remove")]).edits(batch.ids_BC)
-    before_WV = _log_probabilities(lab, batch.ids_BC, shown, {})
+def _ablated(lab: Lab, feature: int, runs: Runs, draws: int, generator: torch.Generator) -> AblatedText:
+    batch, shown = padded([runs.ids]), slice(runs.shown.start, runs.shown.stop)
     code_C = lab.codes(batch, [feature])[0, :, 0]
-    effects = None
-    if direct:
-        change_CE = -code_C[:, None] * directions_at_end(
-            lab.model, lab.written_site, lab.dictionary.W_dec_ND[feature][None]
-        )
-        change_CE = change_CE * path_scale(lab.model, lab.written_site, batch.ids_BC)[0, :, None]
-        at_final = {"final": lambda x_BCE: x_BCE.float() + change_CE}
-        effects = _effects(lab, _log_probabilities(lab, batch.ids_BC, shown, at_final) - before_WV, next_W)
-    full = _effects(lab, _log_probabilities(lab, batch.ids_BC, shown, without) - before_WV, next_W)
-    tokens = lab.texts.sequence(ids)[shown.start : shown.stop]
-    return AblatedText(tokens, code_C[shown.start : shown.stop].tolist(), effects, full)
+    change_CD = -code_C[:, None] * lab.dictionary.W_dec_ND[feature]
+    effects, controls = runs.effects(change_CD), list[dict[str, Effects]]()
+    alone_C = torch.zeros(len(runs.ids), dtype=torch.bool)
+    if draws:
+        codes_CN = lab.codes(batch)[0]
+        for _ in range(draws):
+            control_CD, alone_C = control_change(lab, feature, codes_CN, change_CD, generator)
+            controls.append(runs.effects(control_CD))
+    told = {kind: _told(lab, own, [each[kind] for each in controls], alone_C[shown].tolist())
+            for kind, own in effects.items()}  # fmt: skip
+    tokens = lab.texts.sequence(runs.ids)[shown]
+    return AblatedText(tokens, code_C[shown].tolist(), told.get("direct"), told["full"])
 
 
-def _log_probabilities(lab: Lab, ids_BC: torch.Tensor, shown: range, edits: Mapping[str, Edit]) -> torch.Tensor:
-    """`log_p_WV` over the tokenizer's vocabulary."""
-    with full_rate_products(lab.model.device):
-        logits_CV = lab.model.logits(ids_BC, edits=edits)[0]
-    return logits_CV[shown.start : shown.stop, : lab.vocab_size].float().log_softmax(dim=1)
+def _told(lab: Lab, own: Effects, controls: Sequence[Effects], alone: Sequence[bool]) -> TokenEffects:
+    """What is told of a feature's effects, beside the mean of the controls where the feature is not `alone`."""
+    tokens = [lab.texts.of(token) if fall < 0 else None for fall, token in zip(own.suppressed, own.token, strict=True)]
+    next_token = averages([each.next_token for each in controls], alone)
+    suppressed = averages([each.suppressed for each in controls], alone)
+    return TokenEffects(own.next_token, own.suppressed, tokens, next_token, suppressed)
 
 
-def _effects(lab: Lab, change_WV: torch.Tensor, next_W: torch.Tensor) -> TokenEffects:
-    at_next_W = change_WV.gather(1, next_W.clamp_min(0)[:, None])[:, 0]
-    least = change_WV.min(dim=1)
-    falls = [value < 0 for value in least.values.tolist()]
-    return TokenEffects(
-        [None if token < 0 else value for token, value in zip(next_W.tolist(), at_next_W.tolist(), strict=True)],
-        least.values.clamp_max(0).tolist(),
-        [lab.texts.of(i) if fell else None for fell, i in zip(falls, least.indices.tolist(), strict=True)],
-    )
-
-
-def _mean(texts: Sequence[AblatedText], kind: str, what: str) -> MeanEffect | None:
-    by_text = []
+def _means(
+    texts: Sequence[AblatedText], kind: str, what: str
+) -> tuple[MeanEffect | None, MeanEffect | None, MeanEffect | None]:
+    """Means of the effect, of the control, and of their difference, where the feature fires."""
+    own, control, excess = [], [], []
     for text in texts:
-        effects = getattr(text, kind)
-        values = [] if effects is None else getattr(effects, what)
-        firing = [value for value, code in zip(values, text.codes, strict=False) if value is not None and code > 0]
-        if firing:
-            by_text.append(mean(firing))
+        effects: TokenEffects | None = getattr(text, kind)
+        if effects is None:
+            continue
+        columns = zip(text.codes, getattr(effects, what), getattr(effects, f"control_{what}"), strict=True)
+        firing = [(value, other) for code, value, other in columns if code != 0 and value is not None]
+        both = [(value, other) for value, other in firing if other is not None]
+        own += [mean(value for value, _ in firing)] if firing else []
+        control += [mean(other for _, other in both)] if both else []
+        excess += [mean(value - other for value, other in both)] if both else []
+    return _mean(own), _mean(control), _mean(excess)
+
+
+def _mean(by_text: Sequence[float]) -> MeanEffect | None:
     if not by_text:
         return None
     low, high = interval(by_text) if len(by_text) > 1 else (None, None)
@@ -214,9 +236,7 @@ def _kinds(text: AblatedText) -> list[tuple[str, TokenEffects]]:
 
 
 def _cells(effects: TokenEffects | None, place: int) -> list[float | str | None]:
-    if effects is None:
-        return [None, None, None]
-    return [effects.next_token[place], effects.suppressed[place], effects.suppressed_token[place]]
+    return [None if effects is None else getattr(effects, column)[place] for column in COLUMNS]
 
 
 def _against_code(texts: Sequence[AblatedText], kind: str) -> tuple[list[float], list[float | None]]:

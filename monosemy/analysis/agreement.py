@@ -1,5 +1,8 @@
 """Do a feature's logits match what it fires on? S2's guess, "over half do not", as a number.
 
+S2 spoke of features with clear activations. So beside the share of all features there is that of those which look
+meaningful by the rule of `meaning.py`, which needs the model and the corpus (`meaningful`).
+
 For each feature with enough examples (one a document, the strongest of the index): under the logits of its direction,
 the percentile of the token that really comes next after each example's peak (the share of the vocabulary whose logit
 is lower, ties by half), and its mean over the examples. 0.5 is chance only for tokens without favourites, and features
@@ -7,9 +10,10 @@ share favourites; so the control is the same mean for the same tokens under the 
 random. A feature matches where its own mean exceeds the 95th percentile of its controls: 5 % would by chance.
 The same is asked of the token that the feature fires on.
 
-Next tokens of another document, or outside the row, are left out. Nothing is run but the linear path.
+Next tokens of another document, or outside the row, are left out. Intervals of shares are Wilson's, features being the
+cases; that all share their controls, and which of them look meaningful by chance, is not in them.
 
-Shapes: N features, F of them looked at, E examples, S controls, V = vocabulary, B features at a time.
+Shapes: N features, F of them looked at, E examples, S controls.
 Source: SCIENCE.md §5 (input–output agreement); the control is ours.
 """
 
@@ -21,19 +25,16 @@ from typing import Any
 
 import torch
 
-from monosemy.analysis.attribution import logits_along_path
+from monosemy.analysis.agreement_ranks import Tokens, tokens_at_peaks, under_other_logits, under_own_logits
 from monosemy.analysis.chart import Chart, Histogram, Points
-from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.lab import Lab
-from monosemy.analysis.logits import BLOCK_LOGITS
+from monosemy.analysis.meaning import bands_of, looked_at
 from monosemy.analysis.result import Result, Table
-from monosemy.data.tokens import TokenStore
 from monosemy.metrics.interval import Share
-from monosemy.runtime import Progress, UsageError, generator_for, in_batches, settings_of
+from monosemy.runtime import Progress, UsageError, generator_for, settings_of
 
 BINS = 40
 SIDES = {"next_token": "that follows", "own_token": "fired on"}
-Tokens = dict[str, torch.Tensor]  # by side
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class AgreementSettings:
     """Features whose logits the tokens of all others are held against; at least 2."""
     level: float = 0.95
     """Share of its controls that a feature must exceed to match."""
+    meaningful: bool = True
+    """Say it of the features that look meaningful, too: the model reads up to 500,000 tokens of the corpus for that."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +82,17 @@ class FeatureAgreement:
     feature: int
     next_token: Match
     own_token: Match
+    meaningful: bool | None
+    """Whether it looks meaningful; None where that was not asked."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How many of some features match on either side."""
+
+    features: int
+    next_token: Share
+    own_token: Share
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,8 @@ class Agreement(Result):
     """Features asked for that have fewer examples than `at_least`."""
     next_token: Share
     own_token: Share
+    meaningful: Shares | None
+    """The same of those that look meaningful, S2's "clear" ones; None where that was not asked."""
     mean_next_token: float
     """The mean percentile over the features."""
     control_next_token: float
@@ -103,7 +119,8 @@ class Agreement(Result):
     def table(self) -> Table:
         """A row a feature."""
         columns = ["feature"] + [f"{what}_{field}" for what in SIDES for field in ("percentile", "limit", "matches")]
-        return Table(columns, [[f.feature, *astuple(f.next_token), *astuple(f.own_token)] for f in self.features])
+        rows = [[f.feature, *astuple(f.next_token), *astuple(f.own_token), f.meaningful] for f in self.features]
+        return Table([*columns, "meaningful"], rows)
 
     def charts(self) -> Sequence[Chart]:
         """How the mean percentiles spread beside the limits to pass; the token fired on against the next one."""
@@ -141,21 +158,27 @@ def input_output_agreement(
     pool = _pool(own_NE, settings)
     sides = {"next_token": next_NE[chosen], "own_token": own_NE[chosen]}
     with Progress("agreement", len(pool) + len(chosen), unit="features") as bar:
-        own = _under_own_logits(lab, chosen, sides, bar)
-        control = _under_other_logits(lab, pool, sides, bar)
+        own = under_own_logits(lab, chosen, sides, bar)
+        control = under_other_logits(lab, pool, sides, bar)
     same_FS = torch.tensor(chosen)[:, None] == torch.tensor(pool)
     limits = {name: values_FS.masked_fill(same_FS, torch.nan).nanquantile(settings.level, dim=1)
               for name, values_FS in control.items()}  # fmt: skip
+    sound: list[bool | None] = [None] * len(chosen)
+    if settings.meaningful:
+        bands, _ = bands_of(lab, lab.index)
+        sound = [bands.passes(seen) for seen in looked_at(lab, lab.index, bands, chosen)]
     found = [
-        FeatureAgreement(feature, *(_match(own[name][f], limits[name][f]) for name in SIDES))
+        FeatureAgreement(feature, _match(own, limits, "next_token", f), _match(own, limits, "own_token", f), sound[f])
         for f, feature in enumerate(chosen)
     ]
+    every = _shares(found)
     return Agreement(
         site=lab.written_site,
         settings=settings,
         left_out=len(asked) - len(chosen),
-        next_token=Share.of(sum(f.next_token.matches for f in found), len(found)),
-        own_token=Share.of(sum(f.own_token.matches for f in found), len(found)),
+        next_token=every.next_token,
+        own_token=every.own_token,
+        meaningful=_shares([f for f in found if f.meaningful]) if settings.meaningful else None,
         mean_next_token=float(own["next_token"].mean()),
         control_next_token=float(control["next_token"][~same_FS].mean()),
         mean_own_token=float(own["own_token"].mean()),
@@ -164,63 +187,9 @@ def input_output_agreement(
     )
 
 
-def tokens_at_peaks(index: FeatureIndex, store: TokenStore, examples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens of each feature's strongest examples and the tokens after them, `own_NE` and `next_NE`.
-
-    −1 where there is no example, or no next token of the same row and document.
-    """
-    offset_NE = index.offsets("top")[:, :examples]
-    here_NE = offset_NE.clamp_min(0).contiguous()
-    after_NE = (here_NE + 1).clamp_max(len(store.tokens_T) - 1)
-    row_NE = torch.searchsorted(store.row_starts_R, here_NE, right=True) - 1
-    row_end_NE = store.row_starts_R[row_NE] + store.row_lengths_R[row_NE]
-    joined_NE = (here_NE + 1 < row_end_NE) & (store.documents_of(after_NE) == store.documents_of(here_NE))
-    own_NE, next_NE = store.tokens_T[here_NE].long(), store.tokens_T[after_NE].long()
-    return own_NE.masked_fill(offset_NE < 0, -1), next_NE.masked_fill((offset_NE < 0) | ~joined_NE, -1)
-
-
-def percentiles(logits_BV: torch.Tensor, tokens_BE: torch.Tensor) -> torch.Tensor:
-    """The share of the vocabulary with a lower logit than each token, ties and the token itself by half."""
-    sorted_BV = logits_BV.sort(dim=1).values
-    at_BE = logits_BV.gather(1, tokens_BE).contiguous()
-    lower_BE, upto_BE = (torch.searchsorted(sorted_BV, at_BE, right=right) for right in (False, True))
-    return (lower_BE + upto_BE) / (2 * logits_BV.shape[1])
-
-
-def _under_own_logits(lab: Lab, chosen: Sequence[int], sides: Tokens, bar: Progress) -> Tokens:
-    """Each feature's mean percentile of its tokens under its own logits, `mean_F` a side."""
-    pieces: dict[str, list[torch.Tensor]] = {name: [] for name in sides}
-    for places_B in torch.split(torch.arange(len(chosen)), max(1, BLOCK_LOGITS // lab.vocab_size)):
-        logits_BV = _logits(lab, [chosen[place] for place in places_B.tolist()])
-        for name, tokens_FE in sides.items():
-            tokens_BE = tokens_FE[places_B]
-            pieces[name].append(_mean_over_known(percentiles(logits_BV, tokens_BE.clamp_min(0)), tokens_BE))
-        bar.advance(len(places_B))
-    return {name: torch.cat(means) for name, means in pieces.items()}
-
-
-def _under_other_logits(lab: Lab, pool: Sequence[int], sides: Tokens, bar: Progress) -> Tokens:
-    """The same for every feature's tokens under the logits of each of the pool, `mean_FS` a side."""
-    pieces: dict[str, list[torch.Tensor]] = {name: [] for name in sides}
-    widest = max(lab.vocab_size, *(tokens_FE.numel() for tokens_FE in sides.values()))
-    for others in in_batches(pool, max(1, BLOCK_LOGITS // widest)):
-        every_V = torch.arange(lab.vocab_size).expand(len(others), -1)
-        percentile_BV = percentiles(_logits(lab, others), every_V)
-        for name, tokens_FE in sides.items():
-            pieces[name].append(_mean_over_known(percentile_BV[:, tokens_FE.clamp_min(0)], tokens_FE).T)
-        bar.advance(len(others))
-    return {name: torch.cat(means, dim=1) for name, means in pieces.items()}
-
-
-def _logits(lab: Lab, features: Sequence[int]) -> torch.Tensor:
-    """`logits_BV` on the CPU."""
-    return logits_along_path(lab, lab.dictionary.W_dec_ND[list(features)]).float().cpu()
-
-
-def _mean_over_known(values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Over the examples, the last axis, which have a token."""
-    known = tokens >= 0
-    return (values * known).sum(dim=-1) / known.sum(dim=-1)
+def _shares(found: Sequence[FeatureAgreement]) -> Shares:
+    next_token, own_token = (sum(getattr(f, side).matches for f in found) for side in SIDES)
+    return Shares(len(found), Share.of(next_token, len(found)), Share.of(own_token, len(found)))
 
 
 def _pool(own_NE: torch.Tensor, settings: AgreementSettings) -> list[int]:
@@ -232,7 +201,8 @@ def _pool(own_NE: torch.Tensor, settings: AgreementSettings) -> list[int]:
     return [int(feature) for feature in alive[order[: settings.controls]]]
 
 
-def _match(value: torch.Tensor, limit: torch.Tensor) -> Match:
+def _match(own: Tokens, limits: Tokens, side: str, f: int) -> Match:
+    value, limit = own[side][f], limits[side][f]
     return Match(float(value), float(limit), bool(value > limit))
 
 

@@ -1,17 +1,21 @@
 """The atlas: the same feature across seeds and widths, and what became of those that are not the same.
 
 Links. Two features of two dictionaries are twins where each is the other's nearest and their cosine is at least
-`threshold`; where rows are given, the correlation of their codes on the same rows is kept beside it. Clusters: twins
-joined, nearest first, a cluster never taking a second feature of one dictionary.
+`threshold`; where rows are given, the correlation of their codes on the same rows decides between copies, and is kept
+beside it (`atlas_pairs.py`). Clusters: twins joined, nearest first, cosines that are alike to TIE by correlation; a
+cluster never takes a second feature of one dictionary.
 
 Every feature has one tag, the first that fits:
-- dead: it fires on none of the rows (only where rows are given);
+- dead: it fires on none of the tokens of its dictionary's index, nor on any of the rows (where there are such);
 - absorbed: a twin fires where it is silent, and a more specific feature of its own dictionary instead;
 - universal: its cluster has a feature in every dictionary;
 - split: in some larger dictionary it has no twin but several children whose codes sum up to its own. The children are
   tagged so as well, unless they are universal;
 - shared: it has a twin somewhere, not everywhere;
 - orphan: no twin anywhere.
+
+A tag is not looked for where nothing could tell of it: dead without rows and index, absorbed without rows, split where
+all widths are equal. Then its count is None, not 0.
 
 What absorbed and split are to the number is said in `atlas_rules.py`.
 Cosines come a block at a time and counts for the pairs that matter only, so 16k × 16k needs no table of that size.
@@ -25,21 +29,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from monosemy.analysis.atlas_pairs import CANDIDATES, Pair, pair_of, watch
+from monosemy.analysis.atlas_pairs import CANDIDATES, TIE, Pair, pair_of, ranked, watch
 from monosemy.analysis.atlas_rules import Absorption, Split, Twins, absorptions_of, splits_of, twins_of
 from monosemy.analysis.chart import Bars, Chart, Points
 from monosemy.analysis.coactivation import Rows
-from monosemy.analysis.compared import Given, Grid, compared
+from monosemy.analysis.compared import Compared, Given, Grid, compared
+from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.result import Result, Table
 from monosemy.metrics.recovery import SHARED
 from monosemy.runtime import UsageError
 
 TAGS = ("universal", "shared", "split", "absorbed", "orphan", "dead")
+NOT_ALWAYS = ("split", "absorbed", "dead")  # looked for
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Atlas(Result):
     labels: tuple[str, ...]
     tags: tuple[tuple[str, ...], ...]
     """For each dictionary the tag of each feature."""
+    looked_for: tuple[tuple[str, ...], ...]
+    """For each dictionary the tags that its features could have been given."""
     clusters: tuple[Tensor, ...]
     """For each dictionary the cluster of each feature, −1 for those without a twin."""
     twins: tuple[Twins, ...]
@@ -63,18 +72,22 @@ class Atlas(Result):
         found = enumerate(self.clusters)
         return [(number, feature) for number, of_N in found for feature in torch.where(of_N == cluster)[0].tolist()]
 
-    def counts(self) -> list[dict[str, int]]:
-        """For each dictionary how many features have each tag."""
-        return [{tag: Counter(tags)[tag] for tag in TAGS} for tags in self.tags]
+    def counts(self) -> list[dict[str, int | None]]:
+        """For each dictionary how many features have each tag; None for a tag that was not looked for."""
+        return [
+            {tag: Counter(tags)[tag] if tag in looked else None for tag in TAGS}
+            for tags, looked in zip(self.tags, self.looked_for, strict=True)
+        ]
 
     def table(self) -> Table:
-        """One row a feature."""
-        rows = [
-            [label, number, feature, tag, None if cluster < 0 else cluster]
-            for number, (label, tags, of_N) in enumerate(zip(self.labels, self.tags, self.clusters, strict=True))
-            for feature, (tag, cluster) in enumerate(zip(tags, of_N.tolist(), strict=True))
-        ]
-        return Table(("dictionary", "number", "feature", "tag", "cluster"), rows)
+        """One row a feature; whether it is split, absorbed or dead is None where that was not looked for."""
+        rows: list[list[Any]] = []
+        for number, (label, tags, of_N) in enumerate(zip(self.labels, self.tags, self.clusters, strict=True)):
+            looked = self.looked_for[number]
+            for feature, (tag, cluster) in enumerate(zip(tags, of_N.tolist(), strict=True)):
+                told = [tag == name if name in looked else None for name in NOT_ALWAYS]
+                rows.append([label, number, feature, tag, None if cluster < 0 else cluster, *told])
+        return Table(("dictionary", "number", "feature", "tag", "cluster", *NOT_ALWAYS), rows)
 
     def charts(self) -> list[Chart]:
         """Tags a dictionary, and for twins their cosine against their correlation."""
@@ -94,42 +107,78 @@ def atlas(
     members: Sequence[int] | None = None,
     *,
     rows: Rows | None = None,
+    indexes: Sequence[str | Path | FeatureIndex | None] | None = None,
     threshold: float = SHARED,
     limit: int = 50_000,
 ) -> Atlas:
     """Which features are the same in several dictionaries of one site: a grid and its members, or a list.
 
-    `rows`: a lab, an activation store or rows [n, d_in], on up to `limit` of which codes are compared. Raises
-    UsageError for fewer than two dictionaries, dictionaries of several sites, or a threshold that is no cosine above 0.
+    `rows`: a lab, an activation store or rows [n, d_in], on up to `limit` of which codes are compared. `indexes`: the
+    feature index of each dictionary, or None where it has none; they say what is dead. Raises UsageError for fewer than
+    two dictionaries, dictionaries of several sites, indexes of others, or a threshold that is no cosine above 0.
     """
     if not 0 < threshold <= 1:
         raise UsageError(f"`threshold` (={threshold}) is the least cosine of twins: above 0 and at most 1")
     sides = compared(dictionaries, members)
     if len(sides) < 2:
         raise UsageError("an atlas needs two dictionaries or more")
+    silent = _silent_in(indexes, sides)
     numbers, tried = range(len(sides)), 0 if rows is None else CANDIDATES
     pairs = [pair_of(sides, a, b, threshold, tried) for a in numbers for b in numbers if a < b]
-    fired = None if rows is None else watch(sides, pairs, rows, limit)
-    n_rows = 0 if fired is None else fired[0]
+    n_rows, fired = (0, None) if rows is None else watch(sides, pairs, rows, limit)
     clusters = _clusters([side.width for side in sides], pairs)
     twins = tuple(twin for pair in pairs for twin in twins_of(pair))
     splits = tuple(split for pair in pairs for split in splits_of(pair, rows is not None))
     absorptions = tuple(each for pair in pairs for each in absorptions_of(pair)) if rows is not None else ()
-    dead = [torch.zeros(side.width, dtype=torch.bool) for side in sides]
-    if fired is not None:
-        dead = [count_N == 0 for count_N in fired[1]]
+    dead = [_dead(own, None if fired is None else fired[number]) for number, own in enumerate(silent)]
     tags = _tags(clusters, dead, splits, absorptions)
-    return Atlas(tuple(side.label for side in sides), tags, clusters, twins, splits, absorptions, n_rows)
+    widths = {side.width for side in sides}
+    told = {"split": len(widths) > 1, "absorbed": rows is not None}
+    looked = tuple(tuple(tag for tag in TAGS if told.get(tag, tag != "dead" or own is not None)) for own in dead)
+    labels = tuple(side.label for side in sides)
+    return Atlas(labels, tags, looked, clusters, twins, splits, absorptions, n_rows)
+
+
+def _silent_in(
+    indexes: Sequence[str | Path | FeatureIndex | None] | None, sides: Sequence[Compared]
+) -> list[Tensor | None]:
+    """For each dictionary which features its index saw firing nowhere, `silent_N`; None without an index."""
+    given = [None] * len(sides) if indexes is None else indexes
+    if len(given) != len(sides):
+        raise UsageError(f"`indexes` are {len(given)} for {len(sides)} dictionaries: give one each, None where none is")
+    found: list[Tensor | None] = []
+    for each, side in zip(given, sides, strict=True):
+        opened = None if each is None else FeatureIndex.open(each)
+        if opened is not None and opened.n_features != side.width:
+            raise UsageError(
+                f"{opened.artifact.path}: an index of {opened.n_features} features, and {side.label} has {side.width}; "
+                f"give the index of that dictionary"
+            )
+        silent_N = None
+        if opened is not None:
+            silent_N = torch.zeros(side.width, dtype=torch.bool)
+            silent_N[[row["id"] for row in opened.rows("SELECT id FROM feature WHERE dead")]] = True
+        found.append(silent_N)
+    return found
+
+
+def _dead(silent_N: Tensor | None, fired_N: Tensor | None) -> Tensor | None:
+    """Which features fire nowhere, neither in the index nor on the rows; None where there is neither."""
+    known = [each_N for each_N in (silent_N, None if fired_N is None else fired_N == 0) if each_N is not None]
+    return torch.stack(known).all(dim=0) if known else None
 
 
 def _clusters(widths: Sequence[int], pairs: Sequence[Pair]) -> tuple[Tensor, ...]:
     """Twins joined, nearest first, unless both sides have a feature of one dictionary already."""
     group: dict[tuple[int, int], dict[int, int]] = {}  # (dictionary, feature) → its cluster: dictionary → feature
-    cosine_P = torch.cat([pair.cosine_P for pair in pairs])
-    ends = [
-        ((pair.a, f), (pair.b, g)) for pair in pairs for f, g in zip(pair.f_P.tolist(), pair.g_P.tolist(), strict=True)
-    ]
-    for place in cosine_P.argsort(descending=True, stable=True).tolist():
+    ends: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    for pair in pairs:
+        couples = zip(pair.f_P[pair.twins].tolist(), pair.g_P[pair.twins].tolist(), strict=True)
+        ends += [((pair.a, f), (pair.b, g)) for f, g in couples]
+    cosine_P = torch.cat([pair.cosine_P[pair.twins] for pair in pairs])
+    correlation_P = torch.cat([pair.correlation_P[pair.twins] for pair in pairs])
+    alike = (cosine_P / TIE).round().tolist()
+    for place in sorted(ranked(correlation_P, cosine_P), key=lambda place: -alike[place]):
         first, second = (group.setdefault(end, {end[0]: end[1]}) for end in ends[place])
         if first is second or first.keys() & second.keys():
             continue
@@ -145,7 +194,10 @@ def _clusters(widths: Sequence[int], pairs: Sequence[Pair]) -> tuple[Tensor, ...
 
 
 def _tags(
-    clusters: Sequence[Tensor], dead: Sequence[Tensor], splits: Sequence[Split], absorptions: Sequence[Absorption]
+    clusters: Sequence[Tensor],
+    dead: Sequence[Tensor | None],
+    splits: Sequence[Split],
+    absorptions: Sequence[Absorption],
 ) -> tuple[tuple[str, ...], ...]:
     members = Counter(cluster for of_N in clusters for cluster in of_N.tolist() if cluster >= 0)
     tags = [
@@ -160,7 +212,7 @@ def _tags(
                 tags[number][feature] = "split"
     for each in absorptions:
         tags[each.dictionary][each.feature] = "absorbed"
-    return tuple(
-        tuple("dead" if gone else tag for tag, gone in zip(row, dead_N.tolist(), strict=True))
-        for row, dead_N in zip(tags, dead, strict=True)
-    )
+    for row, dead_N in zip(tags, dead, strict=True):
+        for feature in [] if dead_N is None else torch.where(dead_N)[0].tolist():
+            row[feature] = "dead"
+    return tuple(map(tuple, tags))

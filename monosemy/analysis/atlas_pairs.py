@@ -1,13 +1,18 @@
 """Two dictionaries side by side, for the atlas: twins, what may have split, what may absorb, and their codes.
 
-Shapes: N, L directions of two dictionaries, P twins, K candidates, S features that may have split, Q their children,
-X rows of a block.
+Candidates for twins are pairs at the atlas's threshold or more, nearer than TIE below the nearest of both. Copies of a
+feature are such: their cosines do not tell which is whose twin. Their codes do, where rows are given: of the candidates
+those whose codes correlate most are taken first, then those of largest cosine, each feature at most once.
+
+Shapes: N, L directions of two dictionaries, P candidates for twins, K candidates, S features that may have split, Q
+their children, X rows of a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,13 +23,15 @@ from monosemy.analysis.splitting import SPLIT
 from monosemy.metrics.recovery import cosine_blocks, nearest
 from monosemy.runtime import full_rate_products
 
+TIE = 0.01
+"""Cosines that differ by less do not say which of two features is the nearer one."""
 CANDIDATES = 8
 """Features of its own dictionary that are tried as a feature's absorber: the nearest to its twin."""
 
 
 @dataclass
 class Pair:
-    """Dictionaries number `a` and `b`: twins f_P and g_P, and of the smaller one what may have split in the larger."""
+    """Dictionaries number `a` and `b`: candidates for twins f_P and g_P, and of the smaller one what may have split."""
 
     a: int
     b: int
@@ -34,14 +41,14 @@ class Pair:
     g_P: Tensor
     cosine_P: Tensor
     parent_S: Tensor
-    """Features of the smaller one without a twin in the larger and with two children there or more."""
+    """Features of the smaller one with two children or more in the larger."""
     owner_Q: Tensor
     """Which of `parent_S` a child belongs to."""
     child_Q: Tensor
     weight_Q: Tensor
     """Its cosine with its parent."""
     near: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
-    """For a's twins and b's: candidate absorbers of their dictionary, `h_PK`, and their cosines, `cosine_PK`."""
+    """For a's features and b's: candidate absorbers of their dictionary, `h_PK`, and their cosines, `cosine_PK`."""
     counts: tuple[AbsorptionCounts, AbsorptionCounts] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,9 +58,22 @@ class Pair:
             AbsorptionCounts(self.g_P, self.f_P, self.near[1][0]),
         )
 
+    @cached_property
+    def twins(self) -> list[int]:
+        """The places in f_P and g_P that are twins: asked for when all codes have been added."""
+        taken: tuple[set[int], set[int]] = set(), set()
+        found = []
+        for place in ranked(self.correlation_P, self.cosine_P):
+            ends = int(self.f_P[place]), int(self.g_P[place])
+            if ends[0] not in taken[0] and ends[1] not in taken[1]:
+                found.append(place)
+                for side, end in zip(taken, ends, strict=True):
+                    side.add(end)
+        return sorted(found)
+
     @property
     def correlation_P(self) -> Tensor:
-        """Of the twins' codes; NaN where no rows were seen."""
+        """Of the candidates' codes; NaN where no rows were seen."""
         return self._twins.correlation()
 
     @property
@@ -84,14 +104,18 @@ def pair_of(sides: Sequence[Compared], a: int, b: int, threshold: float, candida
     """What the directions say of two dictionaries; so many `candidates` for absorbers are looked for."""
     A_ND, B_LD = sides[a].directions_ND, sides[b].directions_ND
     there, back = nearest(A_ND, B_LD), nearest(B_LD, A_ND)
-    mutual_N = back[1][there[1]] == torch.arange(len(A_ND))
-    f_P = torch.where(mutual_N & (there[0] >= threshold))[0]
-    g_P = there[1][f_P]
+    f_P, g_P, cosine_P = _candidates(A_ND, B_LD, there[0], back[0], threshold)
     small, large = (a, b) if len(A_ND) <= len(B_LD) else (b, a)
-    above, twin_P = (back, f_P) if small == a else (there, g_P)  # of the larger one's features in the smaller
-    splits = _split(above, twin_P, len(sides[small].directions_ND)) if len(A_ND) != len(B_LD) else _split_of_none()
+    above = back if small == a else there  # of the larger one's features in the smaller
+    splits = _split(above, len(sides[small].directions_ND)) if len(A_ND) != len(B_LD) else _split_of_none()
     near = (_near(B_LD[g_P], A_ND, f_P, candidates), _near(A_ND[f_P], B_LD, g_P, candidates))
-    return Pair(a, b, small, large, f_P, g_P, there[0][f_P], *splits, near)
+    return Pair(a, b, small, large, f_P, g_P, cosine_P, *splits, near)
+
+
+def ranked(correlation_P: Tensor, cosine_P: Tensor) -> list[int]:
+    """Places by correlation, those without one last, then by cosine, largest first; in order where these are equal."""
+    known_P, nearest_P = correlation_P.nan_to_num(-2.0).tolist(), cosine_P.tolist()
+    return sorted(range(len(known_P)), key=lambda place: (-known_P[place], -nearest_P[place]))
 
 
 def watch(sides: Sequence[Compared], pairs: Sequence[Pair], rows: Rows, limit: int) -> tuple[int, list[Tensor]]:
@@ -111,12 +135,27 @@ def watch(sides: Sequence[Compared], pairs: Sequence[Pair], rows: Rows, limit: i
     return seen, fired
 
 
-def _split(above: tuple[Tensor, Tensor], twin_P: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Parents without a twin that have two children or more, and these children."""
+def _candidates(
+    A_ND: Tensor, B_LD: Tensor, best_N: Tensor, best_L: Tensor, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs `f_P`, `g_P` and their `cosine_P`: the threshold or more, and nearer than TIE below the best of both."""
+    near_F, near_G = torch.where(best_N >= threshold)[0], torch.where(best_L >= threshold)[0]
+    found = [(near_F[:0], near_G[:0], best_N[:0])]
+    if len(near_F) and len(near_G):
+        for rows, columns, cosines_BC in cosine_blocks(A_ND[near_F], B_LD[near_G], "twins"):
+            f_B, g_C = near_F[rows], near_G[columns]
+            least_BC = torch.maximum(best_N[f_B][:, None], best_L[g_C]) - TIE
+            at_B, at_C = torch.where((cosines_BC > least_BC) & (cosines_BC >= threshold))
+            found.append((f_B[at_B], g_C[at_C], cosines_BC[at_B, at_C].clamp_max(1)))
+    f_P, g_P, cosine_P = (torch.cat(each) for each in zip(*found, strict=True))
+    return f_P, g_P, cosine_P
+
+
+def _split(above: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Parents that have two children or more, and these children."""
     cosine_L, parent_L = above
     child_L = torch.where(cosine_L >= SPLIT)[0]
     count_N = torch.bincount(parent_L[child_L], minlength=width)
-    count_N[twin_P] = 0
     parent_S = torch.where(count_N >= 2)[0]
     place_N = torch.full((width,), -1)
     place_N[parent_S] = torch.arange(len(parent_S))

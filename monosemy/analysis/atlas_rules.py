@@ -1,7 +1,7 @@
 """Which features are twins, which have split and which are absorbed, by the numbers of a pair of dictionaries.
 
-- Twins: each the other's nearest, at a cosine of the atlas's threshold or more. The correlation of their codes on the
-  same rows is kept beside it.
+- Twins: a cosine of the atlas's threshold or more, and the nearest of both. Of several that are nearest to within TIE
+  (copies) the one whose codes correlate most on the same rows, where there are rows (`atlas_pairs.py`).
 - Split: a feature without a twin in a larger dictionary has at least two children there: features that are nearest to
   it of all of its dictionary, at a cosine of SPLIT or more. Their codes, weighted with these cosines, sum up to its own
   (correlation ≥ SUMS_UP). Without rows the cosines alone decide.
@@ -11,7 +11,7 @@
   it, fires almost only with it (INSIDE), f is silent where both fire (INSTEAD) and mostly fires with its twin elsewhere
   (OTHERWISE), and h takes a share of g's firings (ABSORBED). Needs rows. Left out: their check by ablation.
 
-Shapes: P twins, K candidates, S features that may have split, Q their children.
+Shapes: P candidates for twins, K candidates for absorbers, S features that may have split, Q their children.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ class Absorption:
 
 
 def twins_of(pair: Pair) -> list[Twins]:
-    """The pairs of a `Pair` as records, with the correlation where it is defined."""
-    values = (pair.f_P.tolist(), pair.g_P.tolist(), pair.cosine_P.tolist(), pair.correlation_P.tolist())
+    """The twins of a `Pair` as records, with the correlation where it is defined."""
+    columns = (pair.f_P, pair.g_P, pair.cosine_P, pair.correlation_P)
+    values = (column[pair.twins].tolist() for column in columns)
     return [
         Twins((pair.a, pair.b), (f, g), cosine, None if math.isnan(r) else r)
         for f, g, cosine, r in zip(*values, strict=True)
@@ -87,11 +88,12 @@ def twins_of(pair: Pair) -> list[Twins]:
 
 
 def splits_of(pair: Pair, measured: bool) -> list[Split]:
-    """Those of the candidates whose codes the children's sum up to."""
-    found = []
+    """Those of the candidates that have no twin, and whose codes the children's sum up to."""
+    of_small_P = pair.f_P if pair.small == pair.a else pair.g_P
+    held, sums_S, found = set(of_small_P[pair.twins].tolist()), pair.sum_correlation_S.tolist(), []
     for place, feature in enumerate(pair.parent_S.tolist()):
-        r = float(pair.sum_correlation_S[place])
-        if measured and not r >= SUMS_UP:
+        r = sums_S[place]
+        if feature in held or (measured and not r >= SUMS_UP):
             continue
         mine_Q = pair.owner_Q == place
         children, cosines = pair.child_Q[mine_Q].tolist(), pair.weight_Q[mine_Q].tolist()
@@ -102,6 +104,8 @@ def splits_of(pair: Pair, measured: bool) -> list[Split]:
 def absorptions_of(pair: Pair) -> list[Absorption]:
     """Both ways round; of several candidates the one with the largest share."""
     found = []
+    twin_P = torch.zeros(len(pair.f_P), dtype=torch.bool)
+    twin_P[pair.twins] = True
     for own, other, counts, cosine_PK in pair.ways():
         twin_P1, missed_P1 = counts.twin_P[:, None], counts.missed_P[:, None]
         both_PK, taken_PK, anywhere_PK = counts.both_PK, counts.taken_PK, counts.other_PK
@@ -115,6 +119,7 @@ def absorptions_of(pair: Pair) -> list[Absorption]:
             & (held_PK >= OTHERWISE * elsewhere_PK)
             & (taken_PK >= ABSORBED * twin_P1)
             & (taken_PK > 0)
+            & twin_P[:, None]
         )
         rate_PK = torch.where(absorbs_PK, taken_PK / twin_P1.clamp_min(1), 0.0)
         for place in torch.where(absorbs_PK.any(dim=1))[0].tolist():

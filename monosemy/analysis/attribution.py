@@ -237,7 +237,10 @@ def _to_target(lab: Lab, directions_AD: torch.Tensor, token: int) -> torch.Tenso
 def _token(lab: Lab, target: int | str) -> int:
     if isinstance(target, str):
         ids = lab.tokens.tokenizer.encode(target, add_special_tokens=False).ids
-        if len(ids) != 1:
+        if len(ids) != 1:  # some tokenizers put a blank before any text: then it is the token that reads so
+            alike = [token for token in range(lab.vocab_size) if lab.texts.of(token) == target]
+            if alike:
+                return alike[-1]  # single bytes stand before the vocabulary's own tokens
             raise UsageError(f"`target` (={target!r}) is {len(ids)} tokens; give the text of one, or its id")
         return int(ids[0])
     if not 0 <= target < lab.vocab_size:

@@ -6,11 +6,12 @@ Shapes: N features, E examples, W = window, H histogram bins, L tokens of the lo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -24,6 +25,7 @@ from monosemy.runtime import UsageError, in_batches
 GROUPS = ("top", "uniform", "quantile", "random")
 PARTS = ("offset", "document", "tokens", "values")
 VALUES_AT_ONCE = 10_000  # bound in one query
+DOCUMENTS = 50_000  # whose names are kept, about
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,15 @@ class FeatureIndex:
         self.n_tokens: int = info["n_tokens"]
         self.detection_limit: float = info["detection_limit"]
         self.has_logits: bool = info["logits"]
-        self._examples = map_tensors(artifact.path / "examples.safetensors")
+        self._before: int = artifact.config["before"]
+        self._per_group = {"uniform": 1, "quantile": artifact.config["per_quantile"]}
+        self._examples = _mapped(artifact.path / "examples.safetensors")
         for part in PARTS:  # an index that was made before there was "uniform" has none
-            self._examples.setdefault(f"uniform_{part}", torch.zeros(self.n_features, 0))
-        self._histogram = map_tensors(artifact.path / "histogram.safetensors")
-        self._logits = map_tensors(artifact.path / "logits.safetensors") if self.has_logits else {}
+            self._examples.setdefault(f"uniform_{part}", np.zeros((self.n_features, 0)))
+        self._histogram = _mapped(artifact.path / "histogram.safetensors")
+        self._logits = _mapped(artifact.path / "logits.safetensors") if self.has_logits else {}
+        self._known_documents: dict[int, tuple[str, int]] = {}
+        self._database = artifact.path / "features.sqlite"
         self._query = FeatureQuery(self._database)
 
     @classmethod
@@ -165,7 +171,7 @@ class FeatureIndex:
     def feature(self, i: int) -> Feature:
         """Everything about feature `i`. Raises UsageError if there is none of that number."""
         return Feature(
-            **asdict(self.summary(i)),
+            **vars(self.summary(i)),
             histogram=(self._histogram["edges"].tolist(), self._histogram["counts"][i].tolist()),
             top_logits=self._tokens("top", i),
             bottom_logits=self._tokens("bottom", i),
@@ -173,14 +179,13 @@ class FeatureIndex:
         )
 
     def offsets(self, group: str) -> torch.Tensor:
-        """The places in the token stream of every feature's examples in one group, int64 [N, E], memory-mapped; −1
-        where a feature has fewer."""
-        return self._examples[f"{group}_offset"]
+        """Places in the token stream of all features' examples in a group, int64 [N, E], memory-mapped; −1: none."""
+        return torch.from_numpy(self._examples[f"{group}_offset"])
 
     def examples(self, group: str, start: int, end: int, most: int | None = None) -> list[list[Example]]:
         """The examples of the features `start` … `end` − 1 in one group (no more than `most` of each), read at once."""
-        numbers_BE = self._examples[f"{group}_document"][start:end, :most]
-        return self._in_group(group, slice(start, end), self._documents({*numbers_BE.flatten().tolist()}), most)
+        kept = self._kept(group, slice(start, end), most)
+        return self._in_group(group, kept, self._documents({number for row in kept[1] for number in row}))
 
     def _tokens(self, side: str, i: int) -> list[tuple[str, float]]:
         if not self.has_logits:
@@ -190,57 +195,56 @@ class FeatureIndex:
 
     def _groups(self, i: int) -> dict[str, list[Example]]:
         """The examples of a feature by group."""
-        numbers = {number for group in GROUPS for number in self._examples[f"{group}_document"][i].tolist()}
-        documents = self._documents(numbers)
-        return {group: self._in_group(group, slice(i, i + 1), documents)[0] for group in GROUPS}
+        kept = {group: self._kept(group, slice(i, i + 1)) for group in GROUPS}
+        documents = self._documents({number for parts in kept.values() for number in parts[1][0]})
+        return {group: self._in_group(group, parts, documents)[0] for group, parts in kept.items()}
 
-    def _in_group(
-        self, group: str, features: slice, documents: Mapping[int, tuple[str, int]], most: int | None = None
-    ) -> list[list[Example]]:
-        """As lists at once: a page has over a thousand tokens."""
-        kept = [self._examples[f"{group}_{part}"][features, :most].tolist() for part in PARTS]
-        sizes = {"uniform": 1, "quantile": self.artifact.config["per_quantile"]}
-        found = []
+    def _kept(self, group: str, features: slice, most: int | None = None) -> list[Any]:
+        """The PARTS of examples of some features, as lists at once: a page has over a thousand tokens."""
+        return [self._examples[f"{group}_{part}"][features, :most].tolist() for part in PARTS]
+
+    def _in_group(self, group: str, kept: list[Any], documents: Mapping[int, tuple[str, int]]) -> list[list[Example]]:
+        found: list[list[Example]] = []
         for rows in zip(*kept, strict=True):
-            per_group = sizes.get(group, len(rows[0]))
-            found.append(
-                [
-                    self._example(documents[document], offset, ids_W, values_W, e // per_group)
-                    for e, (offset, document, ids_W, values_W) in enumerate(zip(*rows, strict=True))
-                    if offset >= 0
-                ]
-            )
+            found.append([])
+            per_group = self._per_group.get(group, len(rows[0]))
+            for e, (offset, document, ids_W, values_W) in enumerate(zip(*rows, strict=True)):
+                if offset >= 0:
+                    found[-1].append(self._example(documents[document], offset, ids_W, values_W, e // per_group))
         return found
 
     def _example(
         self, document: tuple[str, int], offset: int, ids_W: list[int], values_W: list[float], group: int
     ) -> Example:
-        outside = next(place for place, token in enumerate(ids_W) if token >= 0)  # before its row's first token
-        end = len(ids_W) - next(place for place, token in enumerate(reversed(ids_W)) if token >= 0)
+        outside, end = 0, len(ids_W)
+        while ids_W[outside] < 0:  # before its row's first token
+            outside += 1
+        while ids_W[end - 1] < 0:
+            end -= 1
         name, start = document
         return Example(
-            document=name,
-            offset=offset,
-            position=offset - start,
-            peak=self.artifact.config["before"] - outside,
-            tokens=self.texts.sequence(ids_W[outside:end]),
-            values=values_W[outside:end],
-            group=group,
-        )
+            document=name, offset=offset, position=offset - start, peak=self._before - outside,
+            tokens=self.texts.sequence(ids_W[outside:end]), values=values_W[outside:end], group=group,
+        )  # fmt: skip
 
     def _documents(self, numbers: set[int]) -> dict[int, tuple[str, int]]:
-        """Name and first place in the token stream, by number."""
-        found = {}
-        for some in in_batches(numbers, VALUES_AT_ONCE):
+        """Name and first place in the token stream, by number; what was read is kept, for features share documents."""
+        known = self._known_documents
+        found = {number: about for number in numbers if (about := known.get(number)) is not None}
+        for some in in_batches(numbers - found.keys() - {-1}, VALUES_AT_ONCE):
             marks = ", ".join("?" * len(some))
-            for row in self.rows(f"SELECT * FROM document WHERE id IN ({marks})", *some):
-                found[row["id"]] = row["name"], row["start"]
+            rows = self.rows(f"SELECT * FROM document WHERE id IN ({marks})", *some)
+            found |= {row["id"]: (row["name"], row["start"]) for row in rows}
+        if len(known) > DOCUMENTS:
+            known.clear()
+        known.update(found)
         return found
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """What an SQL query of the tables `feature`, `document` and `token` finds. Read only, from any thread."""
         return feature_table.rows_of(self._database, query, *values)
 
-    @property
-    def _database(self) -> Path:
-        return self.artifact.path / "features.sqlite"
+
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    """A file's tensors, memory-mapped, as arrays: one feature's numbers are read from those in a tenth of the time."""
+    return {name: tensor.numpy() for name, tensor in map_tensors(path).items()}

@@ -6,8 +6,9 @@ either. It has one row for each feature, so it may lead as well as follow.
 
 SQLite is told which way to go. Few features (FEW) that a filter leaves are found and sorted. Where there are many, the
 table of the order leads (CROSS JOIN keeps its place) along the index of that column, and the filters are looked at on
-the way; a plus before a column keeps SQLite from using its index. Counting costs most, and an index never changes, so
-totals are kept.
+the way; a plus before a column keeps SQLite from using its index. What a page shows is looked up for its own rows only,
+once it is known which they are; deep pages are looked for from the nearer end. Counting costs most, and an index never
+changes, so totals are kept.
 
 Names in a query come from COLUMNS and from tables beside, whose names are checked; values are bound, never pasted.
 """
@@ -107,27 +108,41 @@ class FeatureQuery:
         found = [_condition(columns, name, value) for name, value in filters.items()]
         self._check_complete(beside)
         total = self._total(found, beside)
-        rows = self._rows(columns, found, columns[sort], descending, total < FEW, (limit, offset), beside)
-        return [{**row, "dead": bool(row["dead"])} for row in rows], total
+        few, end = bool(found) and total < FEW, min(offset + limit, total)
+        if offset <= total // 2:
+            ids = self._ids(found, columns[sort], descending, few, (end - offset, offset), beside)
+        else:  # it is nearer from the other end
+            place = max(0, end - offset), total - end
+            ids = self._ids(found, columns[sort], not descending, few, place, beside)[::-1]
+        return self._rows(columns, ids, beside), total
 
-    def _rows(
+    def _ids(
         self,
-        columns: Mapping[str, Column],
         found: Sequence[Condition],
         by: Column,
         descending: bool,
         few: bool,
         place: tuple[int, int],
         beside: Sequence[Beside],
-    ) -> list[dict[str, Any]]:
-        aliases = {by.alias: None, **dict.fromkeys(column.alias for column in columns.values())}  # the order's first
+    ) -> list[int]:
+        """The features of a page in their order. Only tables that say which are read: all else is looked up later."""
+        aliases = {by.alias: None, **dict.fromkeys(condition.column.alias for condition in found)}  # the order's first
         sources = _sources(list(aliases), beside, "JOIN" if few else "CROSS JOIN")
         direction, plus = "DESC" if descending else "ASC", "+" if few and by.name != "id" else ""
         order = f"{plus}{by.sql} {direction}" + ("" if by.name == "id" else f", {by.alias}.id {direction}")
         where = _where(found, plus="" if few else "+", besides=by)
-        shown = ", ".join(column.sql for column in columns.values())
-        query = f"SELECT {shown} FROM {sources} {where} ORDER BY {order} LIMIT ? OFFSET ?"
-        return rows_of(self._path, query, *_bound(found), *place, attached=_files(beside))
+        query = f"SELECT {by.alias}.id AS id FROM {sources} {where} ORDER BY {order} LIMIT ? OFFSET ?"
+        return [row["id"] for row in rows_of(self._path, query, *_bound(found), *place, attached=_files(beside))]
+
+    def _rows(
+        self, columns: Mapping[str, Column], ids: Sequence[int], beside: Sequence[Beside]
+    ) -> list[dict[str, Any]]:
+        """What the tables say of these features, in this order."""
+        sources = _sources(list(dict.fromkeys(column.alias for column in columns.values())), beside, "JOIN")
+        shown, marks = ", ".join(column.sql for column in columns.values()), ", ".join("?" * len(ids))
+        query = f"SELECT {shown} FROM {sources} WHERE feature.id IN ({marks})"
+        rows = {row["id"]: row for row in rows_of(self._path, query, *ids, attached=_files(beside))}
+        return [{**rows[i], "dead": bool(rows[i]["dead"])} for i in ids]
 
     def _total(self, found: Sequence[Condition], beside: Sequence[Beside]) -> int:
         """How many features the conditions leave: only their tables are read."""

@@ -1,15 +1,18 @@
 """The rows of a feature index in SQLite: written once, then only read (a page at a time: `feature_query.py`).
 
 Every column that can be sorted by has an index, so that a page of a million features takes as long as one of a
-thousand.
+thousand. Opening a database (its schema is read and parsed) takes longer than most queries, so connections stay open.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from monosemy.files import new_database
@@ -26,7 +29,9 @@ COLUMNS = {
     "top_token": "TEXT",
 }
 TEXT = "top_token"
-INDEXED = [name for name in COLUMNS if name not in ("id", "dead")]
+INDEXED = [name for name in COLUMNS if name != "id"]
+IDLE = 16  # connections that are kept open
+MAPPED = 2**28  # bytes of a file that are mapped, not read: a look-up among a million rows takes half the time
 
 
 def write_tables(
@@ -50,29 +55,68 @@ def write_tables(
 
 
 def rows_of(path: Path, query: str, *values: Any, attached: Sequence[Path] = ()) -> list[dict[str, Any]]:
-    """What a query finds, read only; each call has its own connection, so threads do not meet.
+    """What a query finds, read only; from any thread, for no two share a connection at a time.
 
     The databases `attached` are known in it as beside0, beside1, ….
     """
-    with _opened(path, attached) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(query, values)]
+    with _opened(path, attached) as connection, closing(connection.execute(query, values)) as found:
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def column_of(path: Path, name: str) -> list[Any]:
     """One column of `feature`, in the order of the features."""
     if name not in COLUMNS:
         raise UsageError(f"`column` (={name!r}) must be one of {', '.join(COLUMNS)}")
-    with _opened(path) as connection:
-        return [value for (value,) in connection.execute(f"SELECT {name} FROM feature ORDER BY id")]
+    with _opened(path) as connection, closing(connection.execute(f"SELECT {name} FROM feature ORDER BY id")) as found:
+        return [value for (value,) in found]
+
+
+# Files (and the process: a connection must not be used after a fork) with a connection to them that nobody uses now.
+_Key = tuple[tuple[int, ...], ...]
+_idle: deque[tuple[_Key, sqlite3.Connection]] = deque()
+_lock = Lock()
 
 
 @contextmanager
 def _opened(path: Path, attached: Sequence[Path] = ()) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(_read_only(path), uri=True)) as connection:
-        for number, each in enumerate(attached):
-            connection.execute(f"ATTACH ? AS beside{number}", (_read_only(each),))
+    """A connection of one's own: one that was left open, where there is one to these very files."""
+    key = ((os.getpid(),), *(_identity(each) for each in (path, *attached)))
+    connection = _taken(key) or _connected(path, attached)
+    try:
         yield connection
+    except BaseException:
+        connection.close()
+        raise
+    with _lock:
+        _idle.append((key, connection))
+        least = _idle.popleft()[1] if len(_idle) > IDLE else None
+    if least is not None:
+        least.close()
+
+
+def _taken(key: _Key) -> sqlite3.Connection | None:
+    with _lock:
+        for place in range(len(_idle) - 1, -1, -1):
+            if _idle[place][0] == key:
+                connection = _idle[place][1]
+                del _idle[place]
+                return connection
+    return None
+
+
+def _connected(path: Path, attached: Sequence[Path]) -> sqlite3.Connection:
+    connection = sqlite3.connect(_read_only(path), uri=True, check_same_thread=False)
+    for number, each in enumerate(attached):
+        connection.execute(f"ATTACH ? AS beside{number}", (_read_only(each),))
+    connection.execute(f"PRAGMA mmap_size = {MAPPED}")
+    return connection
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What tells a file from another that takes its place."""
+    about = path.stat()
+    return about.st_dev, about.st_ino, about.st_mtime_ns, about.st_size
 
 
 def _read_only(path: Path) -> str:

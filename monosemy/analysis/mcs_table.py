@@ -2,7 +2,8 @@
 
 For every feature of the first dictionary and every other dictionary: the MCS (the largest cosine with any feature of
 the other; partners may be shared) and which feature that is; the same in the one-to-one matching of largest total
-cosine, where no partner is shared, so that copies cannot hide (blank where the other dictionary is too small for all).
+cosine, where no partner is shared, so that copies cannot hide (blank where the other dictionary is too small for all;
+beyond EXACT_UP_TO features a side to within the gap of `metrics/matching.py`).
 Beside them what the feature index says: dead, density, maximum, the strongest example with its peak in «», and whether
 the feature looks meaningful by the rule of `meaning.py`. So S1's question has a number: the share of low-MCS features
 that look meaningful all the same, beside that of the others, of random directions and of neurons.
@@ -23,7 +24,8 @@ from monosemy.analysis.chart import Bars, Chart, Histogram
 from monosemy.analysis.compared import Compared, Given, compared
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.lab import Lab
-from monosemy.analysis.meaning import Controls, bands_of, judged, strongest
+from monosemy.analysis.meaning import Controls, bands_of, looked_at, strongest
+from monosemy.analysis.pairs import EXACT_UP_TO
 from monosemy.analysis.result import Result, Table
 from monosemy.analysis.spreadsheet import xlsx
 from monosemy.files import write_whole
@@ -72,8 +74,10 @@ class McsTable(Result):
     low: float
     n_low: int
     """Living features of low MCS (all of low MCS, without an index)."""
+    meaningful_share_all: Share | None
+    """Share of the living features that look meaningful, the chance of the bars in its interval; None without a lab."""
     meaningful_share: Share | None
-    """Share of those that look meaningful; None without a lab."""
+    """The same of those of low MCS."""
     meaningful_share_high: Share | None
     """The same of the other living features."""
     controls: Controls | None
@@ -157,15 +161,20 @@ def mcs_table(
     sound, held = None, None
     if lab is not None and opened is not None:
         bands, held = bands_of(lab, opened)
-        sound = judged(lab, opened, bands)
+        seen = looked_at(lab, opened, bands)
+        sound = [bands.passes(each) for each in seen]
     rows = _rows([_matches(mine, other) for other in rest], opened, sound)
     living = [row for row in rows if not row.dead]
-    is_low = [max(each.mcs for each in row.matches) <= low for row in living]
-    below = [row for row, belongs in zip(living, is_low, strict=True) if belongs]
-    above = [row for row, belongs in zip(living, is_low, strict=True) if not belongs]
+    below = [row for row in living if max(each.mcs for each in row.matches) <= low]
+    every, low_share, high_share = None, None, None
+    if held is not None:
+        above = [row for row in living if max(each.mcs for each in row.matches) > low]
+        every, low_share, high_share = (
+            bands.share([seen[row.feature] for row in group], name)
+            for name, group in (("living", living), ("low", below), ("high", above))
+        )
     labels = tuple(side.label for side in rest)
-    low_share, high_share = (None, None) if held is None else (_share(below), _share(above))
-    return McsTable(mine.label, labels, rows, low, len(below), low_share, high_share, held)
+    return McsTable(mine.label, labels, rows, low, len(below), every, low_share, high_share, held)
 
 
 def _rows(
@@ -185,7 +194,7 @@ def _rows(
 
 def _matches(mine: Compared, other: Compared) -> list[Match]:
     mcs_N, nearest_N = nearest(mine.directions_ND, other.directions_ND)
-    matching = one_to_one(mine.directions_ND, other.directions_ND)
+    matching = one_to_one(mine.directions_ND, other.directions_ND, EXACT_UP_TO)
     pairs = zip(matching.rows_P.tolist(), matching.columns_P.tolist(), matching.cosines_P.tolist(), strict=True)
     partner = {row: (cosine, column) for row, column, cosine in pairs}
     nothing = (None, None)
@@ -198,7 +207,3 @@ def _matches(mine: Compared, other: Compared) -> list[Match]:
 def _histogram(values: Sequence[float]) -> list[float]:
     inside = torch.tensor(values).clamp(0, 1)
     return [float(count) for count in torch.histc(inside, BINS, 0, 1)]
-
-
-def _share(rows: Sequence[McsRow]) -> Share:
-    return Share.of(sum(bool(row.meaningful) for row in rows), len(rows))

@@ -10,7 +10,8 @@ is above what CHANCE / 2 of random directions exceed that fire as often. How oft
 random direction, the more they agree. So the living features are cut into BANDS bands of equal size by density, and
 every band has its own bar, of random directions at the densities of its features. Top examples would not do: the
 strongest ones of any direction agree. The rule is held against itself on other random directions, of which about
-CHANCE should pass, and against single neurons, each at a density of one of the bands.
+CHANCE should pass, and against single neurons, each at a density of one of the bands. The intervals of shares hold the
+chance that is in the bars as well as that of the features (`meaning_bars.py`).
 
 Left out: what a reader sees at once and no count of equal tokens does (synonyms, topics), so shares are too low; a
 feature too rare for a random direction like it to fire as often in TOKENS tokens as it was sampled never passes.
@@ -20,10 +21,9 @@ Shapes: X rows, N directions or features, D = d_in, E examples, W = REACH + 1 to
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import combinations, cycle, pairwise
+from dataclasses import dataclass
+from itertools import cycle, pairwise
 
 import torch
 from torch import Tensor
@@ -33,28 +33,19 @@ from monosemy.analysis.examples import SampledExamples
 from monosemy.analysis.feature import Example, FeatureIndex
 from monosemy.analysis.firings import Window
 from monosemy.analysis.lab import Lab
+from monosemy.analysis.meaning_bars import EXAMPLES, Bands, Bar, Place, Seen
 from monosemy.analysis.scan import rows_within, scan, tokens_around
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.relu import ReluDictionary
 from monosemy.metrics.interval import Share
 from monosemy.runtime import Progress, generator_for
 
-DOCUMENTS, EXAMPLES, REACH = 5, 15, 8
-CHANCE = 0.05
+REACH = 8
 BANDS = 8
 SET, HELD = 119, 60  # random directions of a band that set its bar (3 of 120 are CHANCE / 2), and that are held to it
 GOLDEN = (5**0.5 - 1) / 2
 FEATURES_AT_ONCE = 64
 TOKENS, SAMPLE = 500_000, 20_000  # that directions are looked for in; rows that their thresholds are found on
-
-
-@dataclass(frozen=True)
-class Place:
-    """A firing: its token, those before it in its row, and its document."""
-
-    peak: int
-    context: frozenset[int]
-    document: int
 
 
 @dataclass(frozen=True)
@@ -67,75 +58,27 @@ class Controls:
     """Of single neurons."""
 
 
-@dataclass
-class Bar:
-    """What random directions of one density reach, by how many of their firings are compared."""
-
-    of_random: Sequence[Sequence[Place]]
-    _limits: dict[int, tuple[float, float]] = field(default_factory=dict)
-
-    def limits(self, count: int) -> tuple[float, float]:
-        """`peaks` and `contexts` that another random direction exceeds with probability CHANCE / 2 each.
-
-        That is the k-th largest of n, with k / (n + 1) = CHANCE / 2; inf where so few fire `count` times that k < 1.
-        """
-        if count not in self._limits:
-            found = [agreement(places[:count]) for places in self.of_random if len(places) >= count]
-            rank = int((len(found) + 1) * CHANCE / 2 + 1e-9)
-            ranked = [sorted(values, reverse=True) for values in zip(*found, strict=True)]
-            self._limits[count] = (ranked[0][rank - 1], ranked[1][rank - 1]) if rank else (torch.inf, torch.inf)
-        return self._limits[count]
-
-    def meaningful(self, places: Sequence[Place]) -> bool:
-        """The rule, on EXAMPLES of the places, evenly chosen where there are more."""
-        size = min(EXAMPLES, len(places))
-        places = [places[i * len(places) // size] for i in range(size)]
-        if len({place.document for place in places}) < DOCUMENTS:
-            return False
-        peaks, contexts = agreement(places)
-        most_peaks, most_contexts = self.limits(size)
-        return peaks > most_peaks or contexts > most_contexts
-
-
-@dataclass(frozen=True)
-class Bands:
-    """A bar for every density."""
-
-    largest: Sequence[float]
-    """The largest density in each band, in order."""
-    bars: Sequence[Bar]
-
-    def bar(self, density: float) -> Bar:
-        """The bar of the band in which a density lies."""
-        return self.bars[min(bisect_left(self.largest, density), len(self.bars) - 1)]
-
-
-def agreement(places: Sequence[Place]) -> tuple[float, float]:
-    """`peaks` and `contexts` of some firings; 0 for fewer than two."""
-    pairs = list(combinations(places, 2))
-    peaks = sum(one.peak == other.peak for one, other in pairs)
-    contexts = sum(len(one.context & other.context) / max(len(one.context | other.context), 1) for one, other in pairs)
-    return peaks / max(len(pairs), 1), contexts / max(len(pairs), 1)
-
-
 def strongest(index: FeatureIndex) -> list[str | None]:
     """Every feature's strongest example, its peak in «»; None where there is none."""
     texts: list[str | None] = []
-    for start in range(0, index.n_features, FEATURES_AT_ONCE):
-        tops = index.examples("top", start, min(start + FEATURES_AT_ONCE, index.n_features), most=1)
-        texts += [_marked(top[0]) if top else None for top in tops]
+    with Progress("strongest examples", index.n_features, unit="features") as shown:
+        for start in range(0, index.n_features, FEATURES_AT_ONCE):
+            tops = index.examples("top", start, min(start + FEATURES_AT_ONCE, index.n_features), most=1)
+            texts += [_marked(top[0]) if top else None for top in tops]
+            shown.advance(len(tops))
     return texts
 
 
-def judged(lab: Lab, index: FeatureIndex, bands: Bands) -> list[bool]:
-    """Whether each feature of the index looks meaningful, by the bar of its own density; no dead one does."""
+def looked_at(lab: Lab, index: FeatureIndex, bands: Bands, features: Sequence[int] | None = None) -> list[Seen]:
+    """How the firings of some features of the index (default: all) agree; `bands.passes` says what looks meaningful."""
     density = [row["density"] for row in index.table()]
-    offset_NE = index.offsets("quantile")
-    found: list[bool] = []
-    with Progress("meaning", index.n_features, unit="features") as shown:
+    numbers = range(index.n_features) if features is None else list(features)
+    offset_NE = index.offsets("quantile")[list(numbers)]
+    found: list[Seen] = []
+    with Progress("meaning", len(numbers), unit="features") as shown:
         for offset_BE in torch.split(offset_NE, FEATURES_AT_ONCE):
             for places in places_at(lab.tokens, offset_BE):
-                found.append(bool(places) and bands.bar(density[len(found)]).meaningful(places))
+                found.append(bands.seen(density[numbers[len(found)]], places))
             shown.advance(len(offset_BE))
     return found
 
@@ -157,9 +100,10 @@ def bands_of(lab: Lab, index: FeatureIndex) -> tuple[Bands, Controls]:
     density_N = [own[int(i // n * GOLDEN % 1 * len(own))] for i, own in turns]
     places = firings(lab, W_ND.to(x_XD.device), x_XD, density_N, min(index.n_tokens, TOKENS))
     bars = [Bar(places[number : n * SET : n]) for number in range(n)]
-    passed = [bar.meaningful(own) for bar, own in zip(cycle(bars), places[n * SET :], strict=False)]
-    shares = [Share.of(sum(kind), len(kind)) for kind in (passed[: n * HELD], passed[n * HELD :])]
-    return Bands([own[-1] for own in bands], bars), Controls(*shares)
+    made = Bands([own[-1] for own in bands], bars)
+    seen = [bars[band].seen(own, band) for band, own in zip(cycle(range(n)), places[n * SET :], strict=False)]
+    kinds = {"random": seen[: n * HELD], "neurons": seen[n * HELD :]}
+    return made, Controls(*(made.share(kind, name) for name, kind in kinds.items()))
 
 
 def firings(lab: Lab, W_ND: Tensor, x_XD: Tensor, density_N: Sequence[float], tokens: int) -> list[list[Place]]:

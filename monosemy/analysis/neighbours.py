@@ -1,9 +1,10 @@
 """The features whose directions are nearest to a direction, by cosine.
 
 Brute force, a block at a time: with d_in = 512 a feature costs 1 kFLOP, so 16,384 take milliseconds, and a million,
-mapped from their file, one reading of it. No approximate structure would be worth its building here.
+mapped from their file, one reading of it. No approximate structure would be worth its building here. Of a block only
+what is better than the last one kept is sorted, which soon is next to nothing.
 
-Shapes: N features, B of a block, D = d_in.
+Shapes: N features, B of a block, C candidates among them, D = d_in.
 """
 
 from __future__ import annotations
@@ -60,9 +61,11 @@ def nearest_features(
         for first in range(0, len(directions_ND), FEATURES_AT_ONCE):
             block_BD = directions_ND[first : first + FEATURES_AT_ONCE].float()
             cosine_B = (block_BD @ v_D) / block_BD.norm(dim=1).clamp_min(1e-12)
-            ids_B = torch.arange(first, first + len(block_BD), device=v_D.device)
-            other_B = ids_B != (-1 if feature is None else feature)
-            cosines, ids = torch.cat([best, cosine_B[other_B]]), torch.cat([best_ids, ids_B[other_B]])
+            if feature is not None and first <= feature < first + len(block_BD):
+                cosine_B[feature - first] = -torch.inf  # it is its own nearest
+            least = float(best[-1]) if len(best) == n else -torch.inf
+            better_C = (cosine_B > least).nonzero()[:, 0]  # of equals the lower number stays
+            cosines, ids = torch.cat([best, cosine_B[better_C]]), torch.cat([best_ids, first + better_C])
             order = cosines.sort(descending=True, stable=True).indices[:n]
             best, best_ids = cosines[order], ids[order]
             bar.advance(len(block_BD))

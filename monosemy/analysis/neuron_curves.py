@@ -88,25 +88,27 @@ def neuron_curves(
     features: Sequence[int] | None = None,
     *,
     controls: Sequence[str] = CONTROLS,
+    directions: int | None = None,
     examples: int = 10,
     max_tokens: int | None = None,
     seed: int = 0,
 ) -> NeuronCurves:
     """The curves of some features (default: the 50 with the largest MCS in the lab's index, where it knows another
-    seed, else the 50 that fire most) and of as many directions of each control, over `max_tokens` tokens.
+    seed, else the 50 that fire most) and of `directions` of each control (default: as many), over `max_tokens` tokens.
 
     A control has no more directions than the site has coordinates, but for "random". `seed` draws the neurons and the
     random directions. Raises UsageError for an unknown feature or control, or no features and no index.
     """
     if unknown := sorted(set(controls) - set(CONTROLS)):
         raise UsageError(f"`controls` (={', '.join(unknown)}) must be of {', '.join(CONTROLS)}")
-    if examples < 1:
-        raise UsageError(f"`examples` (={examples}) must be at least 1")
+    for name, count in (("examples", examples), ("directions", directions)):
+        if count is not None and count < 1:
+            raise UsageError(f"`{name}` (={count}) must be at least 1")
     chosen = _leading(lab) if features is None else [lab.checked(feature) for feature in features]
     if not chosen:
         raise UsageError("`features` is empty; name at least one")
     numbers, encoders = {"features": chosen}, {"features": lambda x_XD: lab.encode(x_XD, chosen)}
-    for name, (found, encode) in _controls(lab, controls, len(chosen), seed).items():
+    for name, (found, encode) in _controls(lab, controls, directions or len(chosen), seed).items():
         numbers[name], encoders[name] = found, encode
 
     tops = {name: _Peaks(lab, len(found), examples) for name, found in numbers.items()}

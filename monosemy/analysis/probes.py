@@ -82,7 +82,7 @@ class KSparseProbe(Result):
         ]
 
     def _chart(self, name: str, label: str, chosen: list[Interval], drawn: list[Interval]) -> Chart:
-        title = f"Where feature {self.feature} fires, told by k {self.coordinates}"
+        title = f"Where feature {self.feature} fires, told by k {self.coordinates}: {label}"
         marks = [interval_curve(self.ks, chosen, "chosen"), interval_curve(self.ks, drawn, "at random")]
         return Chart(name, title, "k", label, marks, log_x=True)
 

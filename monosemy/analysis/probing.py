@@ -88,21 +88,26 @@ def probe_labels(
     labels: Sequence[Hashable],
     ks: Sequence[int] = KS,
     *,
+    positive: Hashable | None = None,
     pooling: str = "max",
     seed: int = 0,
 ) -> LabelProbe:
-    """Probes of features and of neurons for the label of a text, which has two values (the larger is the positive one).
+    """Probes of features and of neurons for the label of a text, which has two values (the larger is the positive one);
+    or for one label, `positive`, against all others.
 
     `pooling`: "max" or "mean" over a text's tokens at which codes count. `seed` divides the texts. Raises UsageError
     unless there are two labels, one for each text, each on several texts; or for a text that the lab does not take.
     """
     if len(texts) != len(labels):
         raise UsageError(f"{len(texts)} `texts` and {len(labels)} `labels`: give one label for each text")
-    values = sorted(set(labels), key=lambda value: (str(type(value)), value))
+    values: list[Hashable] = sorted(set(labels), key=lambda value: (str(type(value)), value))
+    if positive is not None:
+        if positive not in values:
+            raise UsageError(f"`positive` (={positive}) is none of the labels ({', '.join(map(str, values[:10]))})")
+        values = [f"not {positive}", positive]
     if len(values) != 2:
         raise UsageError(
-            f"`labels` have {len(values)} values, and a probe tells two apart; ask for one at a time, as in "
-            f"[label == wanted for label in labels]"
+            f"`labels` have {len(values)} values, and a probe tells two apart; ask for one at a time, with `positive`"
         )
     if not ks or min(ks) < 1:
         raise UsageError(f"`ks` (={tuple(ks)}) are numbers of features and neurons: give some, each at least 1")

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from monosemy.analysis.chart import Chart, Points
+from monosemy.analysis.chart import Bars, Chart, Points
 from monosemy.analysis.lab import Lab, Prompt, padded
 from monosemy.analysis.result import Result, Table
 from monosemy.analysis.steering import SteeringSettings, written
@@ -64,14 +64,21 @@ class SteeringAgreement(Result):
         return Table(columns, [list(asdict(feature).values()) for feature in self.features])
 
     def charts(self) -> Sequence[Chart]:
-        """Mean code on steered text against plain text, steered by the feature itself and by the control."""
+        """Mean code on steered text against plain text, steered by the feature itself and by the control; of a single
+        feature, the three as bars."""
+        title = "A feature's mean code on new tokens"
+        if len(self.features) == 1:
+            (one,) = self.features
+            labels = ["plain text", "steered by it", f"steered by {one.control}"]
+            bars = Bars(labels, [one.plain, one.steered, one.controlled])
+            return [Chart("agreement", title, f"text (feature {one.feature})", "mean code", [bars])]
         plain = [feature.plain for feature in self.features]
         names = [f"feature {feature.feature}" for feature in self.features]
         marks = [
             Points(plain, [feature.steered for feature in self.features], "steered by it", names),
             Points(plain, [feature.controlled for feature in self.features], "steered by another", names),
         ]
-        return [Chart("agreement", "A feature's mean code on new tokens", "plain text", "steered text", marks)]
+        return [Chart("agreement", title, "plain text", "steered text", marks)]
 
 
 def steering_agreement(

@@ -1,11 +1,13 @@
-"""Is a feature a neuron? One verdict for each of all features: "a single neuron", "few", "spread" or "dead".
+"""Is a feature a neuron? One verdict each: "a single neuron", "few", "spread", or why there is none.
 
 A feature's codes are predicted linearly from the neurons: from the best one, from the best k (greedily chosen), from
 all. Codes are cut off at a threshold, so even a feature that reads a single neuron is not linear in it: if the neuron
 is Gaussian and the feature takes its upper per cent, R² is 0.05. But then nothing else tells more. So the verdict asks
 for the *share*, the R² of k neurons in that of all of them:
 
-- **dead**: it fires on fewer than DEAD tokens, which is S1's limit (SCIENCE.md §2);
+- **dead**: it fires on none of the tokens, here and in the feature index where there is one: what "dead" means
+  everywhere (SCIENCE.md §2 names other limits; beside a count stands what it can see, 1/tokens);
+- **too rare**: it fires, on fewer than ENOUGH tokens here (S1's limit), which tell nothing of neurons;
 - **a single neuron**: the best neuron has at least SHARE of what all tell;
 - **few**: the best FEW neurons together have;
 - **spread**: the rest, and those of which all neurons tell less than NOTHING.
@@ -39,11 +41,11 @@ from monosemy.analysis.moments import Moments, feature_moments
 from monosemy.analysis.result import Result, Table
 from monosemy.runtime import Progress, UsageError
 
-SINGLE, SOME, SPREAD, DEAD_FEATURE = VERDICTS = ("a single neuron", "few", "spread", "dead")
+SINGLE, SOME, SPREAD, RARE, DEAD = VERDICTS = ("a single neuron", "few", "spread", "too rare", "dead")
 SHARE = 0.9**2
 FEW = 8
 NOTHING = 0.01
-DEAD = 10
+ENOUGH = 10
 FEATURES_AT_ONCE = 256
 BINS = 20
 TINY = torch.finfo(torch.float64).tiny
@@ -102,13 +104,13 @@ class NeuronVerdicts(Result):
 
     def charts(self) -> list[Chart]:
         """How many have each verdict; the shares of one neuron and of few; R² against k."""
-        counts, alive = self.counts(), [e for e in self.evidence if e.verdict != DEAD_FEATURE]
+        counts, told = self.counts(), [e for e in self.evidence if e.verdict not in (RARE, DEAD)]
         verdicts = Chart("verdicts", "Verdicts", "", "features", [Bars(list(counts), list(counts.values()))])
         edges = [bin / BINS for bin in range(BINS + 1)]
-        shares = {"best neuron": [e.share_single for e in alive], f"best {FEW}": [e.share_few for e in alive]}
+        shares = {"best neuron": [e.share_single for e in told], f"best {FEW}": [e.share_few for e in told]}
         marks = [Histogram(edges, _in_bins(values), name) for name, values in shares.items()]
         title = "Share of what all neurons tell of a feature"
-        return [verdicts, Chart("shares", title, "share", "features", marks), _r2_chart(self.ks, alive)]
+        return [verdicts, Chart("shares", title, "share", "features", marks), _r2_chart(self.ks, told)]
 
 
 def neuron_verdicts(
@@ -137,8 +139,16 @@ def neuron_verdicts(
     W_FD = lab.dictionary.W_dec_ND[found.features_F].double()
     participation_F = W_FD.square().sum(1).square() / W_FD.pow(4).sum(1).clamp_min(TINY)
     columns = (found.features_F, found.count_F, best_F, correlation_F, r2_FK, r2_all_F, participation_F)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
+    rows = zip(*(column.tolist() for column in columns), _silent(lab, found), strict=True)
     return NeuronVerdicts(tuple(ks), found.tokens, neurons, [_judged(ks, *row) for row in rows])
+
+
+def _silent(lab: Lab, found: Moments) -> list[bool]:
+    """Which features fire on no token, of these or of the index's."""
+    firing = [] if lab.index is None else lab.index.rows("SELECT id FROM feature WHERE NOT dead")
+    alive = {row["id"] for row in firing}
+    counted = zip(found.features_F.tolist(), found.count_F.tolist(), strict=True)
+    return [not count and feature not in alive for feature, count in counted]
 
 
 def _regressions(
@@ -171,11 +181,11 @@ def _adjusted(r2: torch.Tensor, used: torch.Tensor | int, tokens: int) -> torch.
 
 def _judged(
     ks: Sequence[int], feature: int, count: int, neuron: int, correlation: float, r2_K: list[float], r2_all: float,
-    participation: float,
+    participation: float, silent: bool,
 ) -> Evidence:  # fmt: skip
-    told = r2_all >= NOTHING and count >= DEAD
+    told = r2_all >= NOTHING and count >= ENOUGH
     single, few = (min(1.0, r2_K[k - 1] / r2_all) if told else None for k in (1, FEW))
-    verdict = DEAD_FEATURE if count < DEAD else _verdict(single, few)
+    verdict = DEAD if silent else RARE if count < ENOUGH else _verdict(single, few)
     return Evidence(
         feature, verdict, neuron if correlation else -1, correlation, [r2_K[k - 1] for k in ks], r2_all, single, few,
         participation, count,
@@ -193,9 +203,9 @@ def _in_bins(values: Sequence[float | None]) -> list[float]:
     return torch.bincount((known * BINS).long().clamp(max=BINS - 1), minlength=BINS).double().tolist()
 
 
-def _r2_chart(ks: Sequence[int], alive: Sequence[Evidence]) -> Chart:
-    r2_FK = torch.tensor([e.r2 for e in alive], dtype=torch.float64).reshape(len(alive), len(ks))
-    quartiles = r2_FK.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=0) if alive else r2_FK
-    low, middle, high = quartiles.tolist() if alive else ([], [], [])
-    mark = Curve(list(ks) if alive else [], middle, "median and quartiles", low, high)
+def _r2_chart(ks: Sequence[int], told: Sequence[Evidence]) -> Chart:
+    r2_FK = torch.tensor([e.r2 for e in told], dtype=torch.float64).reshape(len(told), len(ks))
+    quartiles = r2_FK.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=0) if told else r2_FK
+    low, middle, high = quartiles.tolist() if told else ([], [], [])
+    mark = Curve(list(ks) if told else [], middle, "median and quartiles", low, high)
     return Chart("r2", "How well k neurons predict a feature", "k neurons", "R²", [mark], log_x=True)

@@ -4,7 +4,8 @@ The verdict and its evidence are those of `verdict.py` for the numbers of neuron
 tokens of the corpus, in one pass. The artifact is `verdicts.sqlite`, whose table `verdict` has a row for each feature,
 so that a page of features can be sorted and filtered by it (`FeatureIndex.page(beside=[store.beside])`).
 
-"dead" is said on these tokens: a feature that fires fewer than DEAD times there may be alive in a larger index.
+"dead" is what it is in the index: no firing on any of its tokens. A feature that fires there, and on fewer than ENOUGH
+of the tokens looked at here, is "too rare" to be told of; `firings` is its count here.
 
 Left out: the moments that the verdicts rest on, which are N·D numbers (134 MB for 16,384 features of 2048 neurons).
 """
@@ -20,7 +21,7 @@ from monosemy.analysis.feature_query import Beside
 from monosemy.analysis.feature_table import rows_of
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.neurons import coordinates_of
-from monosemy.analysis.verdict import FEW, Evidence, NeuronVerdicts, neuron_verdicts
+from monosemy.analysis.verdict import ENOUGH, FEW, Evidence, NeuronVerdicts, neuron_verdicts
 from monosemy.artifact import Artifact, load, load_parent, make
 from monosemy.draft import Draft
 from monosemy.files import new_database
@@ -110,7 +111,7 @@ def verdicts(
     grid, store = (
         load_parent(index.artifact, name, place) for name, place in (("dictionaries", dictionaries), ("tokens", tokens))
     )
-    config = {"max_tokens": settings.max_tokens, "model_dtype": str(network.dtype)}
+    config = {"max_tokens": settings.max_tokens, "model_dtype": str(network.dtype), "too_rare_below": ENOUGH}
 
     def write(draft: Draft) -> dict[str, Any]:
         member = index.artifact.config["member"]

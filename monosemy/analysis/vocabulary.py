@@ -104,21 +104,27 @@ class VocabularyScan(Result):
 
     def charts(self) -> list[Chart]:
         """Sorted changes, the most extreme tokens, and the histogram of values."""
-        what = f"feature {self.feature}, every token: {self.where}"
+        where = {"append": "after the prompt", "prepend": "before the prompt", "alone": "alone"}.get(
+            self.where, f"in place of token {self.place} of the prompt"
+        )
+        changed = "change of the code at the last token"
         ordered_V = self.change_V.sort(descending=True).values
         shown = torch.linspace(0, len(ordered_V) - 1, min(CURVE_POINTS, len(ordered_V))).round().long()
         extremes = [*self.increasing[:BARS], *reversed(self.decreasing[:BARS])]
         counts, edges = _histogram(self.value_V)
         return [
             Chart(
-                "changes", what, "tokens, sorted", "change of the code at the last token",
+                "changes", f"Every token {where}: change of feature {self.feature}", "tokens, sorted", changed,
                 [Curve((shown + 1).tolist(), ordered_V[shown].tolist())],
             ),
             Chart(
-                "extremes", what, "token", "change of the code at the last token",
+                "extremes", f"Tokens {where} that change feature {self.feature} most", "token", changed,
                 [Bars([token.text for token in extremes], [token.change for token in extremes])],
             ),
-            Chart("values", what, "code at the last token", "tokens", [Histogram(edges, counts)], log_y=True),
+            Chart(
+                "values", f"Feature {self.feature} with each token {where}", "code at the last token", "tokens",
+                [Histogram(edges, counts)], log_y=True,
+            ),
         ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The analyses of more than one feature that a browser may ask for: circuits, search by text, dictionaries compared."""
+"""The analyses of more than one feature that a browser may ask for: of a member, of circuits, of several members."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 from monosemy.analysis.atlas import atlas
 from monosemy.analysis.circuits import CircuitEdges, CircuitSettings, children, parents
 from monosemy.analysis.lab import Lab
+from monosemy.analysis.mcs_table import mcs_table
 from monosemy.analysis.pairs import feature_pairs
 from monosemy.analysis.search import PromptFeatures, features_of_prompt
 from monosemy.analysis.splitting import splitting_tree
-from monosemy.app.analyses import GRID, MEMBER, PROMPT, Analysis, Arguments, Values
-from monosemy.app.parameters import LARGEST, Choice, Name, Parameter, Whole
+from monosemy.app.member_analyses import OF_MEMBER
+from monosemy.app.offered import GRID, MEMBER, PROMPT, Analysis, Arguments, Values
+from monosemy.app.parameters import LARGEST, Choice, Name, Parameter, Real, Whole
 from monosemy.app.query import address
-from monosemy.app.references import LabOf, RowsOf
+from monosemy.app.references import IndexesOf, IndexOf, LabOf, MemberOf, MembersOf, RowsOf
+from monosemy.metrics.recovery import RECOVERED
 from monosemy.runtime import UsageError
 
 ALL = "all"  # members
@@ -93,7 +96,17 @@ def _splitting(values: Values) -> Arguments:
 
 def _atlas(values: Values) -> Arguments:
     rows = {"rows": RowsOf(values["dictionaries"])} if values["codes"] == "yes" else {}
-    return [], {**_splitting(values)[1], **rows}
+    indexes = IndexesOf(values["dictionaries"], members_of(values["members"]))
+    return [], {**_splitting(values)[1], **rows, "indexes": indexes}
+
+
+def _mcs(values: Values) -> Arguments:
+    grid, a = values["dictionaries"], values["a"]
+    others = members_of(values["others"])
+    if others is None:
+        raise UsageError("`others` must be numbers here, with commas between, as 1,2")
+    known = {"lab": LabOf(grid, a)} if values["meaningful"] == "yes" else {"index": IndexOf(grid, a)}
+    return [MembersOf(grid, others, "others")], {**known, "low": values["low"]}
 
 
 CIRCUIT: Mapping[str, Parameter] = {
@@ -105,6 +118,7 @@ CIRCUIT: Mapping[str, Parameter] = {
 MEMBERS = Name(f"numbers with commas between, or {ALL}")
 
 ACROSS: Mapping[str, Analysis] = {
+    **OF_MEMBER,
     "parents": Analysis(
         "Parents",
         "Which features of an earlier site drive this one",
@@ -142,6 +156,22 @@ ACROSS: Mapping[str, Analysis] = {
         _pair,
         common=GRID,
         page="/compare",
+        kept=True,
+    ),
+    "mcs": Analysis(
+        "MCS table",
+        "Every feature of a member beside other members, nearest and one-to-one: S1's spreadsheet",
+        mcs_table,
+        {
+            "a": Whole("a member", 0, LARGEST),
+            "others": Name("those beside it: numbers with commas between"),
+            "low": Real("what is called a low MCS, at most", -1.0, 1.0, RECOVERED),
+            "meaningful": Choice("whether it says which features look meaningful", ("no", "yes"), "no"),
+        },
+        _mcs,
+        common=GRID,
+        of=lambda values: MemberOf(values["dictionaries"], values["a"], "reference"),
+        page="/mcs",
         kept=True,
     ),
     "splitting": Analysis(

@@ -2,77 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from monosemy.analysis.ablation import AblationEffect, ablation_effect
-from monosemy.analysis.attribution import logit_attribution
+from monosemy.analysis.attribution import logit_attribution, prompt_attribution
 from monosemy.analysis.context import context_ablation
 from monosemy.analysis.created import CreatedExamples, created_examples
 from monosemy.analysis.intervention import HOWS
+from monosemy.analysis.logistic import CHOICES
+from monosemy.analysis.neuron_curves import FEATURES, neuron_curves
 from monosemy.analysis.neurons import neuron_comparison
-from monosemy.analysis.result import Result
+from monosemy.analysis.probes import k_sparse_probe
 from monosemy.analysis.steering import Steering, steer
+from monosemy.analysis.steering_agreement import steering_agreement
 from monosemy.analysis.vocabulary import vocabulary_scan
-from monosemy.app.parameters import LARGEST, Choice, Parameter, Real, Text, Whole
+from monosemy.app import neuron_words, words
+from monosemy.app.offered import (
+    MAX_TOKENS,
+    PLAUSIBLE,
+    POSITION,
+    PROMPT,
+    SEED,
+    Analysis,
+    Arguments,
+    Strip,
+    Values,
+    own_features,
+)
+from monosemy.app.parameters import Choice, Parameter, Real, Whole, Word
 from monosemy.app.references import MomentsOf
 
-Values = Mapping[str, Any]
-Arguments = tuple[Sequence[Any], Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Strip:
-    """A text with the feature's code on each token, for the page to shade."""
-
-    label: str
-    tokens: Sequence[str]
-    values: Sequence[float]
-
-
-def _feature_and_prompt(values: Values) -> Arguments:
-    """`function(lab, feature, prompt, …the rest by name)`."""
-    rest = {name: value for name, value in values.items() if name not in (*COMMON, "prompt")}
-    return [values["feature"], *([values["prompt"]] if "prompt" in values else [])], rest
-
-
-def _no_strips(_result: Any) -> list[Strip]:
-    return []
-
-
-def _nothing_more(_given: Sequence[Any], _result: Any) -> Mapping[str, Any]:
-    return {}
-
-
-GRID: Mapping[str, Parameter] = {"dictionaries": Text("the name of a grid in this run", longest=200)}
-MEMBER: Mapping[str, Parameter] = {**GRID, "member": Whole("its member", 0, LARGEST)}
-COMMON: Mapping[str, Parameter] = {**MEMBER, "feature": Whole("the feature's number", 0, LARGEST)}
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """One analysis: what it is called, which function, with what."""
-
-    label: str
-    help: str
-    function: Callable[..., Result]
-    parameters: Mapping[str, Parameter]
-    arguments: Callable[[Values], Arguments] = _feature_and_prompt
-    """The function's arguments after the first; what a request names is given as a Reference."""
-    strips: Callable[[Any], Sequence[Strip]] = _no_strips
-    streams: bool = False
-    """It takes `each=`, a function that it calls with what it knows so far."""
-    common: Mapping[str, Parameter] = field(default_factory=lambda: COMMON)
-    """What it is asked of: a feature, a member or a grid; the function's first argument is the lab, or the grid."""
-    also: Callable[[Sequence[Any], Any], Mapping[str, Any]] = _nothing_more
-    """(all arguments, the result) → what its page is told besides."""
-    page: str = "/features"
-    """Where it is offered."""
-    kept: bool = False
-    """Its result is kept, for that page is made of it (`computed.py`)."""
-    quick: bool = False
-    """It takes about a second at most, so it goes between the pieces of a long one. It names no moments."""
+FIRES, DOES, NEURONS = "What makes it fire", "What it does", "Beside the neurons"
 
 
 def _as_typed(values: Values) -> Arguments:
@@ -106,16 +66,41 @@ def _scan(where: str) -> Callable[[Values], Arguments]:
     return arguments
 
 
-PROMPT = Text("a text for the model to read")
-PLAUSIBLE = Real("only tokens that the model gives at least this probability there; 0: all", 0.0, 0.999, 0.0)
-POSITION = Whole("which token is replaced, from 0; BOS, where there is one, is 0", 0, LARGEST, 0)
+def _to_target(values: Values) -> Arguments:
+    return [values["prompt"], values["target"] or None], {"n_features": values["n_features"]}
+
+
+def _beside_controls(values: Values) -> Arguments:
+    return [[values["feature"]]], {"directions": values["directions"], "max_tokens": values["max_tokens"]}
+
+
+def _many_texts(values: Values) -> Arguments:
+    """The prompt several times: each time with draws of its own."""
+    settings = {name: value for name, value in values.items() if name in STEERING}
+    return [[values["feature"]], [values["prompt"]] * values["texts"]], settings
+
+
 STEERING: Mapping[str, Parameter] = {
     "how": Choice("add the feature's direction, fix its code, or remove it", HOWS, "add"),
     "strength": Real("in units of the feature's maximum", -4.0, 4.0, 1.0, slider=True),
     "new_tokens": Whole("how many tokens to write", 1, 200, 40),
     "temperature": Real("0 takes the likeliest token each time", 0.0, 4.0, 1.0),
-    "seed": Whole("of the draws", 0, LARGEST, 0),
+    "seed": SEED,
 }
+
+
+def _scanned(label: str, what: str, where: str, **parameters: Parameter) -> Analysis:
+    return Analysis(
+        label,
+        what,
+        vocabulary_scan,
+        {**parameters, "plausible": PLAUSIBLE},
+        _scan(where),
+        words=words.of_scan,
+        streams=True,
+        group=FIRES,
+    )
+
 
 ANALYSES: Mapping[str, Analysis] = {
     "activations": Analysis(
@@ -132,46 +117,42 @@ ANALYSES: Mapping[str, Analysis] = {
         "Which tokens the feature needs at the last one",
         context_ablation,
         {"prompt": PROMPT},
+        words=words.of_context,
         quick=True,
+        group=FIRES,
     ),
-    "prepend": Analysis(
-        "Scan prepend",
-        "Every token of the vocabulary before the text",
-        vocabulary_scan,
-        {"prompt": PROMPT, "plausible": PLAUSIBLE},
-        _scan("prepend"),
-        streams=True,
-    ),
-    "append": Analysis(
-        "Scan append",
-        "Every token of the vocabulary after the text",
-        vocabulary_scan,
-        {"prompt": PROMPT, "plausible": PLAUSIBLE},
-        _scan("append"),
-        streams=True,
-    ),
-    "replace": Analysis(
+    "prepend": _scanned("Scan prepend", "Every token of the vocabulary before the text", "prepend", prompt=PROMPT),
+    "append": _scanned("Scan append", "Every token of the vocabulary after the text", "append", prompt=PROMPT),
+    "replace": _scanned(
         "Replace",
         "Every token of the vocabulary in the place of one of the text's",
-        vocabulary_scan,
-        {"prompt": PROMPT, "position": POSITION, "plausible": PLAUSIBLE},
-        _scan("replace"),
-        streams=True,
+        "replace",
+        prompt=PROMPT,
+        position=POSITION,
     ),
-    "alone": Analysis(
-        "Every token alone",
-        "The feature on each token of the vocabulary",
-        vocabulary_scan,
-        {"plausible": PLAUSIBLE},
-        _scan("alone"),
-        streams=True,
+    "alone": _scanned("Every token alone", "The feature on each token of the vocabulary", "alone"),
+    "logits": Analysis(
+        "Logits",
+        "Which tokens its direction makes likely",
+        logit_attribution,
+        {},
+        words=words.of_logits,
+        quick=True,
+        group=DOES,
     ),
-    "steer": Analysis(
-        "Steer",
-        "How the model goes on with the feature changed",
-        steer,
-        {"prompt": PROMPT, **STEERING},
-        strips=_written,
+    "attribution": Analysis(
+        "Attribution",
+        "What this feature and the others write into the logit of the token after the text",
+        prompt_attribution,
+        {
+            "prompt": PROMPT,
+            "target": Word("the token, by its text; empty: the one that the model finds likeliest"),
+            "n_features": Whole("features shown, those that matter most", 1, 200, 20),
+        },
+        _to_target,
+        words=words.of_attribution,
+        also=own_features,
+        group=DOES,
     ),
     "ablation": Analysis(
         "Ablation effect",
@@ -179,6 +160,8 @@ ANALYSES: Mapping[str, Analysis] = {
         ablation_effect,
         {"prompt": PROMPT},
         strips=_ablated,
+        words=words.of_ablation,
+        group=DOES,
     ),
     "ablation-examples": Analysis(
         "Ablation effect on examples",
@@ -186,13 +169,52 @@ ANALYSES: Mapping[str, Analysis] = {
         ablation_effect,
         {"examples": Whole("how many", 1, 30, 10)},
         strips=_ablated,
+        words=words.of_ablation,
+        group=DOES,
+    ),
+    "steer": Analysis(
+        "Steer",
+        "How the model goes on with the feature changed",
+        steer,
+        {"prompt": PROMPT, **STEERING},
+        strips=_written,
+        words=words.of_steering,
+        group=DOES,
+    ),
+    "steering-agreement": Analysis(
+        "Steering agreement",
+        "Whether the feature fires on text that is steered by it, more than on plain text and on another's",
+        steering_agreement,
+        {"prompt": PROMPT, "texts": Whole("texts of each kind, each with draws of its own", 1, 32, 8), **STEERING},
+        _many_texts,
+        words=words.of_steering_agreement,
+        also=own_features,
+        group=DOES,
     ),
     "neurons": Analysis(
         "Neurons",
         "The feature beside the neurons",
         neuron_comparison,
-        {"max_tokens": Whole("tokens of the corpus to read", 10_000, 100_000_000, 200_000)},
+        {"max_tokens": MAX_TOKENS},
         _with_moments,
+        words=neuron_words.of_neurons,
+        group=NEURONS,
     ),
-    "logits": Analysis("Logits", "Which tokens its direction makes likely", logit_attribution, {}, quick=True),
+    "curves": Analysis(
+        "Neuron curves",
+        "How many neurons are above t on all of its top examples, beside directions that know nothing of features",
+        neuron_curves,
+        {"directions": Whole("of each control", 1, 200, FEATURES), "max_tokens": MAX_TOKENS},
+        _beside_controls,
+        words=neuron_words.of_curves,
+        group=NEURONS,
+    ),
+    "probe": Analysis(
+        "Sparse probes",
+        "How well k neurons tell where it fires",
+        k_sparse_probe,
+        {"choose": Choice("how the neurons are chosen", CHOICES, CHOICES[0]), "max_tokens": MAX_TOKENS, "seed": SEED},
+        words=neuron_words.of_probe,
+        group=NEURONS,
+    ),
 }

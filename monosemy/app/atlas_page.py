@@ -1,7 +1,7 @@
 """The atlas of a grid: the same feature in its members, the tags of those that are not the same, and why.
 
 A row of its table is a cluster, a feature a member, or one feature that has no twin. Directions alone are compared at
-once in a small grid; more members, and codes on the activations, are a job.
+once in a small grid; more members, and codes on the activations, are a job. What was not looked for is shown as "–".
 """
 
 from __future__ import annotations
@@ -101,13 +101,16 @@ def _shown(state: State, asked: Asked, found: Atlas, at: int) -> dict[str, Any]:
         {
             "member": member,
             "counts": count,
-            "hrefs": {tag: address("/atlas", **asked.state, tag=tag, of=member) for tag in TAGS},
+            "hrefs": {
+                tag: address("/atlas", **asked.state, tag=tag, of=member) for tag in TAGS if count[tag] is not None
+            },
         }
         for member, count in zip(asked.members, found.counts(), strict=True)
     ]
     charts = [chart for chart in found.charts() if chart.name == "twins" and found.n_rows and found.twins]
     return {
         "n_rows": found.n_rows,
+        "not_looked_for": [tag for tag in TAGS if all(count[tag] is None for count in found.counts())],
         "counts": counts,
         "charts": [{"chart": as_plain(chart), "links": [[] for _ in chart.marks]} for chart in charts],
         "rows": rows,

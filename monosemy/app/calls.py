@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from monosemy.analysis.result import Result
-from monosemy.app.analyses import Analysis
 from monosemy.app.job import digest_of
-from monosemy.app.references import GridOf, Holds, LabOf, Reference
+from monosemy.app.offered import Analysis
+from monosemy.app.references import Holds, Reference
 from monosemy.app.script import Opened, script_of
 from monosemy.app.state import Grid
 
@@ -33,10 +33,7 @@ class Call:
 def call_of(analysis: Analysis, values: Mapping[str, Any], state: Holds) -> Call:
     """The call that these values, checked before, ask for. Raises UsageError where what they name is not there."""
     given, named = analysis.arguments(values)
-    of: Reference = (
-        LabOf(values["dictionaries"], values["member"]) if "member" in values else GridOf(values["dictionaries"])
-    )
-    held = [_opened(value, state) for value in (of, *given)]
+    held = [_opened(value, state) for value in (analysis.of(values), *given)]
     held_named = {name: _opened(value, state) for name, value in named.items()}
     python = script_of(analysis.function, held, held_named)
     return Call(

@@ -9,6 +9,8 @@ import torch
 from monosemy.analysis.chart import Chart, Points
 from monosemy.analysis.pairs import FeaturePairs
 from monosemy.analysis.result import as_plain
+from monosemy.app.across import ACROSS
+from monosemy.app.calls import call_of
 from monosemy.app.computed import pending, result_of
 from monosemy.app.feature_list import ROWS
 from monosemy.app.query import Query, address, whole, word
@@ -29,7 +31,7 @@ def compare_data(state: State, query: Query) -> dict[str, Any]:
     a = whole(query, "a", numbers[0])
     b = whole(query, "b", numbers[1] if len(numbers) > 1 else numbers[0])
     given = {"dictionaries": grid.name, "a": a, "b": b}
-    pairs = result_of(state, "pairs", given, _cosines(state, grid, a, b))
+    pairs = result_of(state, "pairs", given, checked_size(state, grid, a, b))
     data = {
         "grid": grid.name,
         "grids": list(state.grids),
@@ -43,10 +45,12 @@ def compare_data(state: State, query: Query) -> dict[str, Any]:
     }
     if pairs is None:
         return {**data, "pending": pending("pairs", given), "rows": [], "total": 0}
-    return {**data, **_shown(state, grid, a, b, pairs, query)}
+    python = call_of(ACROSS["pairs"], given, state).python
+    return {**data, "python": python, **_shown(state, grid, a, b, pairs, query)}
 
 
-def _cosines(state: State, grid: Grid, a: int, b: int) -> int:
+def checked_size(state: State, grid: Grid, a: int, b: int) -> int:
+    """How many cosines two members have. Raises NotFound, and UsageError where a page cannot wait for them."""
     wide = len(state.directions(grid, a)), len(state.directions(grid, b))
     if wide[0] * wide[1] > MOST_COSINES:
         raise UsageError(
@@ -106,7 +110,7 @@ def charts(
         )
         some = "" if len(shown_A) == len(alive_A) else f", {len(shown_A):,} of {len(alive_A):,} features"
         chart = Chart("density", f"MCS against density{some}", "density", "MCS (cosine)", [points], log_x=True)
-        found.insert(0, {"chart": as_plain(chart), "links": [[_feature(state, grid, a, i) for i in shown_A]]})
+        found.insert(0, {"chart": as_plain(chart), "links": [[feature_address(state, grid, a, i) for i in shown_A]]})
     return found
 
 
@@ -130,19 +134,19 @@ def _row(
     partner, own = int(pairs.nearest_N[i]), int(pairs.partner_N[i])
     return {
         "id": i,
-        "href": _feature(state, grid, a, i),
+        "href": feature_address(state, grid, a, i),
         "mcs": float(pairs.mcs_N[i]),
         "partner": partner,
-        "partner_href": _feature(state, grid, b, partner),
+        "partner_href": feature_address(state, grid, b, partner),
         "mutual": bool(pairs.mutual_N[i]),
         "own": None if own < 0 else own,
-        "own_href": None if own < 0 else _feature(state, grid, b, own),
+        "own_href": None if own < 0 else feature_address(state, grid, b, own),
         "one_to_one": None if own < 0 else float(pairs.cosine_N[i]),
         "density": None if density_N is None else float(density_N[i]),
     }
 
 
-def _feature(state: State, grid: Grid, member: int, i: int) -> str | None:
+def feature_address(state: State, grid: Grid, member: int, i: int) -> str | None:
     """The page of a feature of a member, where that is indexed."""
     name = state.indexed(grid).get(member)
     return None if name is None else address(f"/features/{i}", index=name)

@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from monosemy.analysis.feature import FeatureIndex
+from monosemy.analysis.feature_query import Beside
 from monosemy.analysis.result import as_plain
 from monosemy.analysis.search import features_of_token
 from monosemy.analysis.verdict import VERDICTS
 from monosemy.analysis.verdict_store import VerdictStore
 from monosemy.app.query import Query, address, number, text, whole, word
 from monosemy.app.state import State
+from monosemy.explain.store import COLUMNS as EXPLAINED_COLUMNS
+from monosemy.explain.store import EXPLAINED, ExplanationStore
 from monosemy.runtime import UsageError
 
 ROWS = 100  # on a page
@@ -30,9 +33,11 @@ COLUMNS = {
     "dead": ("dead", "fires on no token of the corpus"),
 }
 VERDICT = ("neurons", "is it a neuron, a few of them, or spread over many?")
+EXPLANATION = ("explanation", "what people or models say it is; the best where there are several")
+SCORE = ("score", "of the explanation, as its author scores")
 NUMBERS = ("density", "max", "mean", "mcs_other_seed")
 BOUNDS = [f"{column}_{side}" for column in NUMBERS for side in ("min", "max")]
-LIST = ("sort", "desc", "dead", "verdict", "q", *BOUNDS)  # what of an address says which list it is
+LIST = ("sort", "desc", "dead", "verdict", "q", "explanation", *BOUNDS)  # what of an address says which list it is
 
 
 def feature_list(state: State, query: Query) -> dict[str, Any]:
@@ -41,8 +46,8 @@ def feature_list(state: State, query: Query) -> dict[str, Any]:
     Raises UsageError for a column or a number that cannot be, NotFound for an index that is not here.
     """
     name, index = state.index(query.get("index") or None)
-    at, verdicts = whole(query, "at", 0), state.verdicts[name]
-    asked = asked_for(query, verdicts)
+    at, verdicts, explanations = whole(query, "at", 0), state.verdicts[name], state.explanations[name]
+    asked = asked_for(query, verdicts, explanations)
     rows, total = index.page(limit=ROWS, offset=at, **asked)
     grid, member = state.member_of(index)
     kept = {"index": name, **list_state(query)}
@@ -53,8 +58,9 @@ def feature_list(state: State, query: Query) -> dict[str, Any]:
         "member": member,
         "n_features": index.n_features,
         "detection_limit": index.detection_limit,
-        "columns": columns_of(verdicts),
+        "columns": columns_of(verdicts, explanations),
         "verdicts": None if verdicts is None else verdicts.counts,
+        "explained": None if explanations is None else explanations.explained,
         "sort": asked["sort"],
         "descending": asked["descending"],
         "state": kept,
@@ -68,27 +74,45 @@ def feature_list(state: State, query: Query) -> dict[str, Any]:
     }
 
 
-def columns_of(verdicts: VerdictStore | None) -> dict[str, tuple[str, str]]:
-    """The columns of a table: the index's own and, where there are verdicts, theirs."""
-    return COLUMNS if verdicts is None else {**COLUMNS, "verdict": VERDICT}
+def columns_of(
+    verdicts: VerdictStore | None, explanations: ExplanationStore | None = None
+) -> dict[str, tuple[str, str]]:
+    """The columns of a table: the index's own and those of what lies beside it."""
+    columns = dict(COLUMNS)
+    if verdicts is not None:
+        columns["verdict"] = VERDICT
+    if explanations is not None:
+        columns["explanation"] = EXPLANATION
+        if explanations.scored:
+            columns["explanation_score"] = SCORE
+    return columns
 
 
-def asked_for(query: Query, verdicts: VerdictStore | None) -> dict[str, Any]:
+def asked_for(
+    query: Query, verdicts: VerdictStore | None, explanations: ExplanationStore | None = None
+) -> dict[str, Any]:
     """The order and the filters that an address asks for, as `FeatureIndex.page` takes them. Raises UsageError."""
     if query.get("verdict") and verdicts is None:
         raise UsageError("`verdict`: there are none of this index here; make some with `monosemy verdicts`")
+    meaning = text(query, "explanation")
+    if meaning and explanations is None:
+        raise UsageError("`explanation`: there are none of this index here; bring some with `monosemy explanations`")
     verdict = word(query, "verdict", ("any", *VERDICTS), "any")
     dead = word(query, "dead", ("any", "yes", "no"), "any")
     bounds = {name: number(query, name) for name in BOUNDS}
     contained = text(query, "q")
     return {
-        "sort": word(query, "sort", columns_of(verdicts), "id"),
+        "sort": word(query, "sort", columns_of(verdicts, explanations), "id"),
         "descending": word(query, "desc", ("0", "1"), "0") == "1",
         **{name: bound for name, bound in bounds.items() if bound is not None},
         **({} if dead == "any" else {"dead": dead == "yes"}),
         **({"top_token": contained} if contained else {}),
         **({} if verdict == "any" else {"verdict": verdict}),
-        "beside": [] if verdicts is None else [verdicts.beside],
+        **({"explanation": meaning} if meaning else {}),
+        "beside": [
+            *([] if verdicts is None else [verdicts.beside]),
+            *([] if explanations is None else [Beside(explanations.path, EXPLAINED, EXPLAINED_COLUMNS)]),
+        ],
     }
 
 
@@ -97,13 +121,19 @@ def list_state(query: Query) -> dict[str, str]:
     return {name: query[name] for name in LIST if query.get(name)}
 
 
-def beside(index: FeatureIndex, verdicts: VerdictStore | None, i: int, query: Query) -> tuple[str | None, str | None]:
+def beside(
+    index: FeatureIndex,
+    verdicts: VerdictStore | None,
+    i: int,
+    query: Query,
+    explanations: ExplanationStore | None = None,
+) -> tuple[str | None, str | None]:
     """The addresses of the features before and after `i`: in the list that the address came from, else by number."""
     kept = {"index": query.get("index", ""), **list_state(query)}
     if query.get("at"):
         at = whole(query, "at", 0)
         first = max(0, at - 1)
-        rows, _ = index.page(limit=3, offset=first, **asked_for(query, verdicts))
+        rows, _ = index.page(limit=3, offset=first, **asked_for(query, verdicts, explanations))
         place = at - first
         if len(rows) > place and rows[place]["id"] == i:
             links = [address(f"/features/{row['id']}", **kept, at=first + j) for j, row in enumerate(rows)]
@@ -113,6 +143,12 @@ def beside(index: FeatureIndex, verdicts: VerdictStore | None, i: int, query: Qu
         address(f"/features/{i - 1}", **own) if i else None,
         address(f"/features/{i + 1}", **own) if i + 1 < index.n_features else None,
     )
+
+
+def explained(explanations: ExplanationStore | None, i: int) -> list[dict[str, Any]]:
+    """What is said of feature `i`, the best first, for its page."""
+    found = [] if explanations is None else explanations.of(i)
+    return [{"text": each.text, "author": each.author, "score": each.score} for each in found]
 
 
 def token_features(state: State, query: Query) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from monosemy.analysis.neighbours import nearest_features
 from monosemy.analysis.result import as_plain
 from monosemy.analysis.verdict import FEW
 from monosemy.analysis.verdict_store import VerdictStore
-from monosemy.app.feature_list import beside
+from monosemy.app.feature_list import beside, explained
 from monosemy.app.query import Query, address
 from monosemy.app.state import State
 
@@ -26,8 +26,8 @@ def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
     name, index = state.index(query.get("index") or None)
     feature = state.feature(index, i)
     grid, member = state.member_of(index)
-    verdicts = state.verdicts[name]
-    before, after = beside(index, verdicts, i, query)
+    verdicts, explanations = state.verdicts[name], state.explanations[name]
+    before, after = beside(index, verdicts, i, query, explanations)
     lists = token_shares(index, feature)
     return {
         "feature": i,
@@ -45,6 +45,7 @@ def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
         "dead": feature.dead,
         "mcs_other_seed": feature.mcs_other_seed,
         "neurons": None if verdicts is None else neurons(verdicts, i),
+        "explanations": explained(explanations, i),
         "detection_limit": index.detection_limit,
         "has_logits": index.has_logits,
         "top_logits": feature.top_logits,

@@ -77,6 +77,7 @@ def member_data(state: State, query: Query, member: int) -> dict[str, Any]:
             for name, heading in zip(names, headings, strict=True)
         ],
         "features": [name for name, index in state.indexes.items() if _is_of(state, name, grid, member)],
+        "live": state.model_of(grid) is not None and not row.get("failure"),
         "others": [
             {"member": other, "identity": identity(grid.rows, other)}
             | {"href": address("/compare", grid=grid.name, a=member, b=other)}

@@ -26,11 +26,12 @@ from starlette.routing import Route
 
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.result import Result, Table, as_plain
-from monosemy.app.analyses import ANALYSES, Analysis
+from monosemy.app.analyses import ANALYSES
 from monosemy.app.calls import Call, call_of, key_of
 from monosemy.app.job import Busy, Job, Outcome, Partial, Quick, Work
 from monosemy.app.jobs import Jobs
-from monosemy.app.parameters import MOST_TOKENS, checked_values
+from monosemy.app.offered import Analysis
+from monosemy.app.parameters import MOST_TOKENS, Text, checked_values
 from monosemy.app.recent import Recent
 from monosemy.app.references import Holds
 from monosemy.app.state import NotFound
@@ -73,6 +74,7 @@ class Live:
                     "label": analysis.label,
                     "help": analysis.help,
                     "page": analysis.page,
+                    "group": analysis.group,
                     "parameters": {key: asdict(value) for key, value in analysis.parameters.items()},
                 }
                 for name, analysis in self.analyses.items()
@@ -151,20 +153,20 @@ class Live:
             call = call_of(analysis, values, self.state)
             if isinstance(lab := call.given[0], Lab):
                 _check(lab, analysis, values)
-            return lambda partial: self._outcome(call, key, partial)
+            return lambda partial: self._outcome(call, values, key, partial)
 
         # A long job opens within its turn: moments are gathered by the model. A quick one must not: while a long one
         # that opens something gives way to it, it would wait for that.
         return Quick(opened) if analysis.quick else lambda partial: opened()(partial)
 
-    def _outcome(self, call: Call, key: str, partial: Partial) -> Outcome:
+    def _outcome(self, call: Call, values: Mapping[str, Any], key: str, partial: Partial) -> Outcome:
         analysis = call.analysis
-        each = {"each": lambda result: partial(view(analysis, result))} if analysis.streams else {}
+        each = {"each": lambda result: partial(view(analysis, values, result))} if analysis.streams else {}
         result = call.run(**each)
         if analysis.kept:
             self.state.results.put(key, result)
         table = result.table()
-        shown = {**view(analysis, result, table), **as_plain(analysis.also(call.given, result))}
+        shown = {**view(analysis, values, result, table), **as_plain(analysis.also(call.given, result))}
         return Outcome({**shown, "python": call.python}, table.csv())
 
 
@@ -172,14 +174,17 @@ def _check(lab: Lab, analysis: Analysis, values: Mapping[str, Any]) -> None:
     if "feature" in values:
         lab.checked(values["feature"])
     for name, parameter in analysis.parameters.items():
-        if parameter.kind == "text" and (count := len(lab.ids(values[name]))) > MOST_TOKENS:
-            raise UsageError(f"`{name}` has {count} tokens and may have {MOST_TOKENS} here; shorten it")
+        for text in parameter.read(values[name]) if isinstance(parameter, Text) else ():
+            if (count := len(lab.ids(text))) > MOST_TOKENS:
+                raise UsageError(f"`{name}` has {count} tokens and may have {MOST_TOKENS} here; shorten it")
 
 
-def view(analysis: Analysis, result: Result, table: Table | None = None) -> dict[str, Any]:
-    """What a page shows of a result: its plain numbers, texts with a code a token, charts, the table's beginning."""
+def view(analysis: Analysis, values: Mapping[str, Any], result: Result, table: Table | None = None) -> dict[str, Any]:
+    """What a page shows of a result: what it says in words, its plain numbers, texts with a code a token, charts, the
+    table's beginning."""
     return {
         "analysis": result.name,
+        "words": list(analysis.words(values, result)),
         "facts": facts(result),
         "strips": [as_plain(strip) for strip in analysis.strips(result)],
         "charts": [as_plain(chart) for chart in result.charts()],

@@ -1,7 +1,8 @@
 """The reading pages and their JSON twins: `/x` is a template over the very data that `/x.json` sends.
 
 Artifacts do not change, so a page is a function of its address; what was asked last is kept as bytes. Pages are made in
-a few threads, so that a slow disk or a long sum holds up nobody else. Templates escape every text.
+a few threads, so that a slow disk or a long sum holds up nobody else; but not those that read a few rows by number,
+for which the way to a thread and back is a sixth of the work. Templates escape every text.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from monosemy.app.circuits_page import circuits_data
 from monosemy.app.compare_page import compare_data
 from monosemy.app.feature_list import COLUMNS, NUMBERS, feature_list, token_features
 from monosemy.app.feature_page import feature_data, neighbours_data
+from monosemy.app.filters import short, size, token_rows, whole_number
 from monosemy.app.grid_page import grid_data, member_data
 from monosemy.app.lineage import lineage
+from monosemy.app.mcs_page import mcs_data
 from monosemy.app.query import Query, address, text
 from monosemy.app.recent import Recent
 from monosemy.app.search_page import search_data
@@ -62,6 +65,8 @@ class Page:
     twin: str
     slow: bool = False
     """Whether it computes for seconds: such pages wait for one another, not the others for them."""
+    small: bool = False
+    """Whether it reads a few rows by number (unless it has a place `at` in a list, whose order has to be found)."""
 
 
 def runs_data(state: State, _query: Query) -> dict[str, Any]:
@@ -82,11 +87,12 @@ PAGES = (
     Page("/grid", grid_data, "grid.html", "/grid.json"),
     Page("/grid/{member:int}", member_data, "member.html", "/grid/{member:int}.json"),
     Page("/features", feature_list, "features.html", "/features.json"),
-    Page("/features/{i:int}", feature_data, "feature.html", "/features/{i:int}.json"),
+    Page("/features/{i:int}", feature_data, "feature.html", "/features/{i:int}.json", small=True),
     Page("/features/{i:int}/neighbours", neighbours_data, None, "/features/{i:int}/neighbours.json"),
     Page("/token", token_features, "token.html", "/token.json"),
     Page("/search", search_data, "search.html", "/search.json"),
     Page("/compare", compare_data, "compare.html", "/compare.json", slow=True),
+    Page("/mcs", mcs_data, "mcs.html", "/mcs.json", slow=True),
     Page("/splitting", splitting_data, "splitting.html", "/splitting.json", slow=True),
     Page("/atlas", atlas_data, "atlas.html", "/atlas.json", slow=True),
     Page("/circuits", circuits_data, "circuits.html", "/circuits.json"),
@@ -114,7 +120,10 @@ def _answer(state: State, page: Page, template: str | None, kept: Recent[bytes],
         key = f"{request.url.path}?{request.url.query}"
         body = kept.get(key)
         if body is None:
-            found, whole = await to_thread.run_sync(made, request, limiter=limiter)
+            if page.small and "at" not in request.query_params:
+                found, whole = made(request)
+            else:
+                found, whole = await to_thread.run_sync(made, request, limiter=limiter)
             body = kept.put(key, found) if whole else found
         return Response(body, media_type=kind, headers={"cache-control": "no-cache"})
 
@@ -179,34 +188,12 @@ def environment() -> Environment:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        made.filters |= {"short": short, "whole": whole_number, "size": size, "data_block": safe_json}
+        made.filters |= {"short": short, "whole": whole_number, "size": size}
+        made.filters |= {"token_rows": token_rows, "data_block": safe_json}
         made.globals |= {"address": address, "COLUMNS": COLUMNS, "NUMBERS": NUMBERS, "NAV": NAV}
         made.globals |= {"layout": "base.html", "offline": None}  # other in a static export
         _made.append(made)
     return _made[0]
-
-
-def short(value: float | None) -> str:
-    """A number with four significant digits, empty where it is not defined."""
-    if value is None:
-        return ""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{float(f'{value:.4g}'):.10g}"
-    return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e+")  # as scripts write it
-
-
-def whole_number(value: int) -> str:
-    """A whole number with its thousands apart."""
-    return f"{value:,}"
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that suits them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def errors(state: State) -> dict[Any, Any]:

@@ -12,6 +12,7 @@ from monosemy.runtime import UsageError
 LONGEST_TEXT = 4000  # characters of a prompt
 MOST_TOKENS = 256  # of a prompt
 LARGEST = 2**31 - 1
+LONGEST_LABELLED, MOST_LINES, LONGEST_LABEL = 200_000, 2000, 100  # characters of all labelled lines; lines; a label's
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class Text:
 
     def checked(self, name: str, value: Any) -> str:
         """The text. Raises UsageError where it is none, empty or too long."""
-        if not isinstance(value, str) or not value:
+        if not value:
             raise UsageError(f"`{name}` must be a text that is not empty")
-        if len(value) > self.longest:
-            raise UsageError(f"`{name}` has {len(value)} characters and may have {self.longest}; shorten it")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise UsageError(f"`{name}` holds half of a character (a lone surrogate); remove it")
-        return value
+        return checked_text(name, value, self.longest)
+
+    def read(self, value: str) -> list[str]:
+        """The texts in it that the model reads."""
+        return [value]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,43 @@ class Name(Text):
 
     kind: str = "name"
     longest: int = 200
+
+    def read(self, value: str) -> list[str]:
+        """None."""
+        return []
+
+
+@dataclass(frozen=True)
+class Labelled(Text):
+    """Lines of a label, a tab and a text."""
+
+    kind: str = "labelled"
+    longest: int = LONGEST_LABELLED
+
+    def checked(self, name: str, value: Any) -> str:
+        """The lines. Raises UsageError as Text, for a line that is none of that form, or too many of them."""
+        pairs = labelled(name, super().checked(name, value))
+        if len(pairs) > MOST_LINES:
+            raise UsageError(f"`{name}` has {len(pairs)} lines and may have {MOST_LINES}; leave some out")
+        return str(value)
+
+    def read(self, value: str) -> list[str]:
+        """The texts after the labels."""
+        return [text for _, text in labelled("lines", value)]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A short text that may be empty: then it is not said."""
+
+    help: str
+    default: str = ""
+    kind: str = "word"
+    longest: int = 100
+
+    def checked(self, name: str, value: Any) -> str:
+        """The text. Raises UsageError where it is none, or too long."""
+        return checked_text(name, value, self.longest)
 
 
 @dataclass(frozen=True)
@@ -94,7 +132,33 @@ class Choice:
         return value
 
 
-Parameter = Text | Whole | Real | Choice
+Parameter = Text | Word | Whole | Real | Choice
+
+
+def checked_text(name: str, value: Any, longest: int) -> str:
+    """The text. Raises UsageError where it is none, or too long."""
+    if not isinstance(value, str):
+        raise UsageError(f"`{name}` must be a text")
+    if len(value) > longest:
+        raise UsageError(f"`{name}` has {len(value)} characters and may have {longest}; shorten it")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError(f"`{name}` holds half of a character (a lone surrogate); remove it")
+    return value
+
+
+def labelled(name: str, lines: str) -> list[tuple[str, str]]:
+    """Label and text of each line that is not blank. Raises UsageError for a line without one of them."""
+    pairs = []
+    for number, line in enumerate(lines.split("\n"), 1):
+        if not line.strip():
+            continue
+        label, tab, text = line.rstrip("\r").partition("\t")
+        if not tab or not label.strip() or not text.strip() or len(label) > LONGEST_LABEL:
+            raise UsageError(
+                f"`{name}`: line {number} must be a label of at most {LONGEST_LABEL} characters, a tab and a text"
+            )
+        pairs.append((label.strip(), text))
+    return pairs
 
 
 def checked_values(parameters: Mapping[str, Parameter], given: Any) -> dict[str, Any]:

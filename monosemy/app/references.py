@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.moments import Moments, feature_moments
 from monosemy.app.script import Opened
@@ -16,6 +18,10 @@ from monosemy.data.activations import ActivationStore
 class Holds(Protocol):
     """What is needed of the `State`."""
 
+    @property
+    def indexes(self) -> Mapping[str, FeatureIndex]:
+        """Every feature index by its name."""
+
     def grid(self, name: str | None = None) -> Grid:
         """The grid of dictionaries of that name."""
 
@@ -24,6 +30,9 @@ class Holds(Protocol):
 
     def moments(self, dictionaries: str, member: int, max_tokens: int) -> Moments:
         """The moments of all features of a member."""
+
+    def indexed(self, grid: Grid) -> Mapping[int, str]:
+        """The names of the indexes of its members."""
 
     def activations(self, grid: Grid) -> Path:
         """Where the rows lie that a grid was trained on."""
@@ -66,6 +75,65 @@ class GridOf:
 
 
 @dataclass(frozen=True)
+class MemberOf:
+    """A member of a grid, as comparisons of dictionaries take it: the grid's folder and the member's number."""
+
+    dictionaries: str
+    member: int
+    name: str
+
+    def open(self, state: Holds) -> Opened:
+        """Raises NotFound where it is not there."""
+        grid = state.grid(self.dictionaries)
+        grid.row(self.member)
+        value = (str(grid.artifact.path.resolve()), self.member)
+        return Opened(self.name, value, [f"{self.name} = {value!r}"])
+
+
+@dataclass(frozen=True)
+class MembersOf:
+    """Several members, likewise."""
+
+    dictionaries: str
+    members: Sequence[int]
+    name: str
+
+    def open(self, state: Holds) -> Opened:
+        """Raises NotFound where one is not there."""
+        value = [MemberOf(self.dictionaries, member, "").open(state).value for member in self.members]
+        return Opened(self.name, value, [f"{self.name} = {value!r}"])
+
+
+@dataclass(frozen=True)
+class IndexOf:
+    """The index of a member's features, by its folder; None where they are not indexed."""
+
+    dictionaries: str
+    member: int
+
+    def open(self, state: Holds) -> Opened:
+        """Raises NotFound where the grid is not there."""
+        name = state.indexed(state.grid(self.dictionaries)).get(self.member)
+        value = None if name is None else str(state.indexes[name].artifact.path.resolve())
+        return Opened("index", value, [f"index = {value!r}"])
+
+
+@dataclass(frozen=True)
+class IndexesOf:
+    """The indexes of several members (None: of all), likewise."""
+
+    dictionaries: str
+    members: Sequence[int] | None
+
+    def open(self, state: Holds) -> Opened:
+        """Raises NotFound where the grid is not there."""
+        rows = state.grid(self.dictionaries).rows
+        members = [row["member"] for row in rows] if self.members is None else self.members
+        value = [IndexOf(self.dictionaries, member).open(state).value for member in members]
+        return Opened("indexes", value, [f"indexes = {value!r}"])
+
+
+@dataclass(frozen=True)
 class RowsOf:
     """The activations that a grid was trained on."""
 
@@ -94,4 +162,4 @@ class MomentsOf:
         return Opened("moments", value, lines, imports)
 
 
-Reference = LabOf | GridOf | RowsOf | MomentsOf
+Reference = LabOf | GridOf | MemberOf | MembersOf | IndexOf | IndexesOf | RowsOf | MomentsOf

@@ -23,7 +23,7 @@ from monosemy.app.review_queue import Queued, QueueSettings
 from monosemy.runtime import UsageError
 
 VERDICTS = ("monosemantic", "mostly", "mixed", "nothing seen", "dead")
-"""What a reviewer can say, on the keys 1 to 5."""
+"""What a reviewer can say, on the keys 1 to 5; "dead" is a feature that fires on none of the tokens, as everywhere."""
 FILE = "reviews.sqlite"
 LONGEST_NAME, LONGEST_NOTE, LONGEST_S = 100, 10_000, 24 * 3600.0
 

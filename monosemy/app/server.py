@@ -29,6 +29,8 @@ def serve(run: str | Path, *, port: int = PORT, host: str = "127.0.0.1", token: 
 
     Raises UsageError if the folder holds nothing to show, the port is taken, or `host` lets others in without a token.
     """
+    import gc
+
     import uvicorn
 
     check_access(host, token)
@@ -38,6 +40,8 @@ def serve(run: str | Path, *, port: int = PORT, host: str = "127.0.0.1", token: 
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
     )
+    gc.collect()
+    gc.freeze()  # the libraries' objects stay; looking through them for garbage would hold up pages
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -48,7 +52,7 @@ def make_app(run: str | Path, *, host: str = "127.0.0.1", token: str | None = No
     """
     from starlette.applications import Starlette
 
-    from monosemy.app import files, live, pages, review_pages
+    from monosemy.app import files, live, mcs_page, pages, review_pages
     from monosemy.app.across import ACROSS
     from monosemy.app.analyses import ANALYSES
     from monosemy.app.jobs import Jobs
@@ -67,6 +71,7 @@ def make_app(run: str | Path, *, host: str = "127.0.0.1", token: str | None = No
     routes = [
         *pages.routes(state),
         *files.routes(),
+        *mcs_page.routes(state),
         *live.routes(state, jobs, {**ANALYSES, **ACROSS}),
         *review_pages.routes(state),
     ]

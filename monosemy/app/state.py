@@ -2,8 +2,8 @@
 
 A request names things (an artifact's folder, a member's number, a feature's number); they are looked up in the tables
 here, so no path from a request reaches the file system. Feature indexes, their verdicts and scores are checked byte by
-byte when they are opened; of everything else the manifest is enough. The model is opened by the first live analysis,
-not before.
+byte when they are opened, a member's file when it is first needed; of everything else the manifest is enough. The model
+is opened by the first live analysis, not before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,14 +24,19 @@ from monosemy.analysis.result import Result
 from monosemy.analysis.verdict_store import VerdictStore
 from monosemy.app.recent import Recent
 from monosemy.artifact import Artifact, Parent, is_artifact
-from monosemy.dictionaries.store import DictionaryStore
+from monosemy.dictionaries.store import DictionaryStore, member_file
 from monosemy.draft import MANIFEST
+from monosemy.explain.store import ExplanationStore
+from monosemy.files import verify
 from monosemy.metrics.scores import Scores
 from monosemy.models.language_model import LanguageModel
 from monosemy.report.run import KINDS, SHOWABLE, Row, without_failed
 from monosemy.runtime import UsageError
 
+Store = TypeVar("Store", VerdictStore, ExplanationStore)
+
 LABS, MODELS = 4, 2  # dictionaries and models held open for live analyses
+DIRECTIONS = 16  # of members, mapped from their files
 MOMENTS = 2  # of dictionaries' neurons; each has N·D numbers and D²
 RESULTS = 16  # of analyses that whole pages are made of
 
@@ -78,10 +83,14 @@ class State:
         self.grids = {name: _grid(name, artifact, scores) for name, artifact in self._of("dictionaries").items()}
         self.indexes = {name: FeatureIndex.open(artifact.path) for name, artifact in self._of("features").items()}
         stores = [VerdictStore.open(artifact.path) for artifact in self._of("verdicts").values()]
-        self.verdicts = {name: _verdicts_of(index, stores) for name, index in self.indexes.items()}
+        self.verdicts = {name: _beside(index, stores) for name, index in self.indexes.items()}
+        said = [ExplanationStore.open(artifact.path) for artifact in self._of("explanations").values()]
+        self.explanations = {name: _beside(index, said) for name, index in self.indexes.items()}
+        self._grid_of = {index: self._made_of(index) for index in self.indexes.values()}
         self._labs: Recent[Lab] = Recent(LABS)
         self._moments: Recent[Moments] = Recent(MOMENTS)
         self._models: Recent[LanguageModel] = Recent(MODELS)
+        self._directions: Recent[torch.Tensor] = Recent(DIRECTIONS)
         self._opening = Lock()
         self.results: Recent[Result] = Recent(RESULTS)
 
@@ -125,14 +134,21 @@ class State:
 
     def member_of(self, index: FeatureIndex) -> tuple[Grid | None, int]:
         """The grid in this folder and the member that an index is of; None where the grid is not here."""
+        return self._grid_of[index], index.artifact.config["member"]
+
+    def _made_of(self, index: FeatureIndex) -> Grid | None:
         made = index.artifact.parent("dictionaries").id
-        grid = next((grid for grid in self.grids.values() if grid.artifact.id == made), None)
-        return grid, index.artifact.config["member"]
+        return next((grid for grid in self.grids.values() if grid.artifact.id == made), None)
 
     def directions(self, grid: Grid, member: int) -> torch.Tensor:
-        """W_dec_ND of a member, memory-mapped. Raises NotFound."""
+        """W_dec_ND of a member, memory-mapped; its file is checked when it is first asked for. Raises NotFound."""
         grid.row(member)
-        return DictionaryStore.open(grid.artifact.path).directions(member)
+        found = self._directions.get((grid.name, member))
+        if found is None:
+            path, name = grid.artifact.path, member_file(member)
+            verify(path, {name: grid.artifact.manifest["files"][name]})
+            found = self._directions.put((grid.name, member), DictionaryStore(grid.artifact).directions(member))
+        return found
 
     def lab(self, dictionaries: str, member: int) -> Lab:
         """A member of the grid called `dictionaries` with its model and corpus, for live analyses; opened once.
@@ -204,8 +220,8 @@ def _found(path: Path) -> dict[str, Artifact]:
     return {artifact.path.name: artifact for artifact in found}
 
 
-def _verdicts_of(index: FeatureIndex, stores: Sequence[VerdictStore]) -> VerdictStore | None:
-    """The (first) neuron verdicts of an index."""
+def _beside(index: FeatureIndex, stores: Sequence[Store]) -> Store | None:
+    """The first of the neuron verdicts, or explanations, that are of an index."""
     return next((each for each in stores if each.artifact.parent("features").id == index.artifact.id), None)
 
 

@@ -27,7 +27,7 @@ from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape,
 from monosemy.kernels.firings import Firings
 
 UNSET = -1.0  # of a threshold that no batch has set yet
-KEEP = 0.99  # of the running threshold, a step
+KEEP = 0.9  # of the running threshold, a step: it must follow codes that grow, and be there at the end of a short run
 GUESS = 0.7  # times the running threshold: nearly all that is kept is above it
 PER_ROW = 4  # times k: what is looked at of each row where there is no good guess
 
@@ -36,6 +36,7 @@ class BatchTopK(TopK):
     """Keep the B·k largest of the batch."""
 
     name = "batchtopk"
+    pace = 2.0
     tracked = ("threshold",)
 
     def init(self, shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
@@ -91,7 +92,7 @@ class BatchTopK(TopK):
         return Backed(backed.dz_F, extra={"least": least})
 
     def track(self, params: Params, statistics: StepStatistics, hyper: Hyper) -> None:
-        """θ ← 0.99 θ + 0.01 · the smallest code kept; the first one as it is."""
+        """θ ← KEEP · θ + (1 − KEEP) · the smallest code kept; the first one as it is."""
         threshold_M1, least_M1 = params["threshold"], statistics.extra["least"][:, None]
         moved_M1 = torch.where(threshold_M1 < 0, least_M1, torch.lerp(least_M1, threshold_M1, KEEP))
         params["threshold"].copy_(torch.where(least_M1.isfinite(), moved_M1, threshold_M1))

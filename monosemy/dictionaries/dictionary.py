@@ -27,7 +27,7 @@ class Dictionary(ABC):
     separate: ClassVar[bool] = False
     """A feature's code depends on the row and on the feature's own tensors alone (not so where features compete)."""
     SHARED: ClassVar[tuple[str, ...]] = ("b_dec", "W_skip")
-    """Tensors of the dictionary as a whole, as are single numbers; every other has one row a feature."""
+    """Tensors of the dictionary as a whole; every other has one row a feature."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any] | None = None) -> None:
         self.tensors = dict(tensors)
@@ -61,10 +61,7 @@ class Dictionary(ABC):
         """`codes_BF` of some features; where codes are `separate`, the others are not computed."""
         if not self.separate:
             return self.encode(x_BD)[:, features_F]
-        own = {
-            name: tensor if name in self.SHARED or tensor.ndim == 0 else tensor[features_F]
-            for name, tensor in self.tensors.items()
-        }
+        own = {name: tensor if name in self.SHARED else tensor[features_F] for name, tensor in self.tensors.items()}
         return type(self)(own, self.settings).encode(x_BD)
 
     def decode(self, codes_BN: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,10 @@ pseudo-derivatives, a rectangle around the threshold, here of width ε θ, so th
 
 The dial is k, the mean L0 to end at, instead of λ. Two numbers of a member see to it, set after each step:
 
-- `level`: θ_n = exp(level + log_threshold_n). It rises while a batch's L0 is above k and falls while it is below. As it
-  acts on L0 itself, L0 follows within tens of steps, and still does when the learning rate is 0.
+- `level`: θ_n = exp(level + log_threshold_n). It rises while a batch's L0 is above its target and falls while it is
+  below. As it acts on L0 itself, L0 follows within tens of steps, and still does when the learning rate is 0. The
+  target is EASE · k at first and falls to k, evenly in its logarithm, over the share EASED of the run: features are
+  found while more of them may be active than in the end.
 - `multiplier`: λ, the running mean of what an entry on the threshold is worth: the fall of ‖x − x̂‖² that the
   pseudo-derivative sees in it. This is the Lagrange multiplier of "mean L0 = k": with it the thresholds' gradients
   are 0 in sum, and they trade entries of little worth for entries of more, from feature to feature.
@@ -20,7 +22,8 @@ Ours is lowered at every batch of which nothing reaches its window, as by LOWER 
 exp(LEAST + level): a feature with a threshold near 0 would be active nearly everywhere, and stay so.
 
 The schedule's sparsity factor scales λ and the rate of `level`. The paper takes z through a ReLU first; with θ > 0 that
-changes nothing but windows that reach below 0, and ε < 2 leaves none. Left out: λ as a dial; its L0 target of a row.
+changes nothing but windows that reach below 0, and ε < 2 leaves none. The eased target is ours. Left out: λ as a dial;
+the paper's L0 target of a row.
 
 Shapes: M members, B rows, N width, D = d_in, E = d_out, F entries above the lower ends of the windows, W inside them.
 """
@@ -39,11 +42,13 @@ from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape,
 from monosemy.kernels.firings import Firings
 
 BANDWIDTH = 0.5  # ε: of a window, as a share of its threshold
-START = 0.2  # θ, for rows of norm 1
-RATE = 0.05  # how much `level` moves a step, for each unit of log(L0 / k)
+START = 0.15  # θ, for rows of norm 1
+EASE, EASED = 2.5, 0.7  # times k: L0 at first; share of a run over which it falls to k
+EASIEST = 1 / 4  # of the width: no higher is L0 eased, or pre-activations below 0 would be wanted
+RATE = 0.05  # how much `level` moves a step, for each unit of log(L0 / its target)
 LOWER = 5.0  # by how many entries worth λ a threshold is lowered that no entry of a batch reached
 LEAST = -1.0  # log_threshold to which it is lowered
-FARTHEST = 2.0  # of log(L0 / k), in a step
+FARTHEST = 2.0  # of log(L0 / its target), in a step
 KEEP = 0.98  # of the running worth, a step
 
 
@@ -63,6 +68,7 @@ class JumpRelu(SparseVariant):
 
     name = "jumprelu"
     sparsity = "k"
+    pace = 2.0
     tracked = ("level", "multiplier")
 
     def init(self, shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
@@ -152,9 +158,10 @@ class JumpRelu(SparseVariant):
         return Backed(dcode_F * (code_F != 0), {"log_threshold": _slope(sum_N, count_N, far_N, price)}, extra)
 
     def track(self, params: Params, statistics: StepStatistics, hyper: Hyper) -> None:
-        """level ← level + RATE · log(L0 / k); λ ← the running mean of an entry's worth, of at least 0."""
+        """level ← level + RATE · log(L0 / its target); λ ← the running mean of an entry's worth, of at least 0."""
         l0_M, worth_M = statistics.extra["l0"], statistics.extra["worth"]
-        off_M = (l0_M / hyper.k_M).log().clamp(-FARTHEST, FARTHEST)
+        target_M = target_l0(hyper.k_M, params["log_threshold"].shape[-1], hyper.progress)
+        off_M = (l0_M / target_M).log().clamp(-FARTHEST, FARTHEST)
         params["level"].add_(off_M, alpha=RATE * hyper.sparsity)
         old_M = params["multiplier"]
         new_M = torch.lerp(worth_M.clamp_min(0), old_M, KEEP)
@@ -175,6 +182,12 @@ class JumpRelu(SparseVariant):
         log_N = tensors.pop("level") + tensors.pop("log_threshold")
         del tensors["multiplier"]
         return JumpReluDictionary({**tensors, "threshold": log_N.exp() * norm_N})
+
+
+def target_l0(k_M: torch.Tensor, width: int, progress: float) -> torch.Tensor:
+    """L0 that is aimed at when this share of the run is done: eased at first, k from EASED on."""
+    eased_M = (EASE * k_M).clamp_max(EASIEST * width).maximum(k_M)
+    return k_M * (eased_M / k_M) ** max(0.0, 1 - progress / EASED)
 
 
 def _theta(params: Params) -> torch.Tensor:

@@ -29,6 +29,7 @@ class Matryoshka(BatchTopK):
     """Nested BatchTopK dictionaries that share their features."""
 
     name = "matryoshka"
+    pace = 1.0
 
     def levels(self, width: int) -> tuple[int, ...]:
         """N_g, rising."""

@@ -22,9 +22,10 @@ from collections.abc import Sequence
 import torch
 
 from monosemy.dictionaries import stacked
+from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.relu import Relu
 from monosemy.dictionaries.sparse import Backed, Charge
-from monosemy.dictionaries.variant import Centre, Hyper, Params, Shape, StepStatistics, Workspace
+from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape, StepStatistics, Workspace
 from monosemy.kernels.firings import Firings
 
 P_START_AT, P_END = 0.1, 0.2  # share of the run with p = 1; p at its end
@@ -106,6 +107,11 @@ class PAnneal(Relu):
         moved_M = slope_M * (p - params["p_before"])
         params["log_strength"].sub_(torch.where(moved_M.isfinite(), moved_M, 0))
         params["p_before"].fill_(p)
+
+    def export(self, params: Params, hyper: Hyper, scaling: Scaling) -> Dictionary:
+        """A ReLU dictionary: what is tracked is of no use after training."""
+        own = {name: tensor for name, tensor in params.items() if name not in self.tracked}
+        return super().export(own, hyper, scaling)
 
 
 def exponent(progress: float) -> float:

@@ -20,7 +20,7 @@ from monosemy.metrics.scores import IDENTITY, Scores
 from monosemy.runtime import UsageError
 
 # In the order in which they are made.
-KINDS = ("tokens", "model", "activations", "dictionaries", "scores", "features", "verdicts")
+KINDS = ("tokens", "model", "activations", "dictionaries", "scores", "features", "verdicts", "explanations")
 SHOWABLE = ("dictionaries", "scores", "features")
 
 Row = dict[str, Any]

@@ -205,6 +205,7 @@ def baselines_over_worlds(scale: Scale) -> list[dict[str, Any]]:
 def course_of(world: World, scale: Scale, options: dict[str, Any], _: Draft) -> list[dict[str, Any]]:
     """How dictionaries from several seeds go through training: a row for every look at each."""
     x_XD = world.sample(4096).x_XD
+    taken = {"none": (), "resample": tuple(scale.resample)}.get(options["remedy"], ("dead_after",))
     looks: list[dict[str, Any]] = []
 
     def watch(step: int, stacks: Sequence[Ensemble]) -> None:
@@ -231,7 +232,7 @@ def course_of(world: World, scale: Scale, options: dict[str, Any], _: Draft) -> 
         batch=scale.batch,
         steps=scale.high_steps,
         **options,
-        **(scale.resample if options["remedy"] != "none" else {}),
+        **{name: value for name, value in scale.resample.items() if name in taken},
         watch=watch,
     )
     return looks

@@ -16,7 +16,6 @@ from monosemy.analysis.result import Table, as_plain
 from monosemy.analysis.verdict import neuron_verdicts
 from monosemy.dictionaries.baselines import neuron_basis
 from monosemy.files import write_whole
-from monosemy.metrics.interval import Share
 from monosemy.metrics.recovery import RECOVERED, mcs
 from monosemy.metrics.scores import Scores
 from monosemy.report.run import without_failed
@@ -104,8 +103,8 @@ def _counts(stages: Stages, found: Kept, alive: Sequence[dict[str, Any]]) -> lis
     other_ND, controls = stages.pair.directions(1).float(), found.data["controls"]
     wide = other_ND.shape[1]
     chance_ND = torch.randn(other_ND.shape, generator=generator_for("six hundred"))
-    sound = Share.of(sum(row["meaningful"] for row in alive), len(alive))
-    rows = [("features", torch.tensor([row["mcs"] for row in alive]), as_plain(sound))]
+    sound = found.data["meaningful_share_all"]
+    rows = [("features", torch.tensor([row["mcs"] for row in alive]), sound)]
     rows.append(("neurons", mcs(neuron_basis(wide).W_dec_ND, other_ND), controls["neurons"]))
     rows.append(("random directions", mcs(chance_ND, other_ND), controls["random"]))
     return [

@@ -31,6 +31,7 @@ from monosemy.runtime import UsageError, check_choices
 Remedy = Literal["none", "resample", "ghost", "auxk"]
 
 AUXK_WEIGHT = 1 / 32
+OF_REMEDY = {"resample_every": "resample", "resample_warmup": "resample", "copy_above": "resample", "aux_k": "auxk"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class DeadSettings:
                 raise UsageError(f"`{field}` (={getattr(self, field)}) must be at least 1")
         if not 0 < self.copy_above <= 1:
             raise UsageError(f"`copy_above` (={self.copy_above}) is a cosine above 0 and at most 1; 1 keeps all copies")
+        for name, remedy in OF_REMEDY.items():
+            if remedy != self.remedy and (value := getattr(self, name)) != getattr(DeadSettings, name):
+                raise UsageError(
+                    f"`{name}` (={value}) does nothing for `remedy` (={self.remedy}); take the one that it is for "
+                    f"({remedy}), or leave out {name}"
+                )
 
     def check_steps(self, steps: int, decay: float) -> None:
         """Raise UsageError where the remedy could never act in a run of `steps`."""

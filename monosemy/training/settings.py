@@ -27,6 +27,7 @@ DEFAULT_VARIANT = "gated"  # best by mean place in `benchmarks/fronts.py`
 BY_L1, BY_K = "relu", "topk"  # the plain ones, where a dial but no variant is given
 MOST_K = 32
 DEFAULT_NOISE = (0.1,)
+DEFAULT_PENALTY: Penalty = "sum"
 WIDTH_OVER_D_IN = 2
 MIN_ROWS, MAX_ROWS = 1_000_000, 100_000_000  # what a run reads, unless `steps` says otherwise
 EPOCHS = 4
@@ -51,9 +52,9 @@ class TrainSettings:
     seed: tuple[int, ...] = (0,)
     """Of the initial weights. All members see the rows in one order."""
     lr: tuple[float, ...] = ()
-    """Learning rates; if not given, 1e-2 (relu, tied, denoising, panneal and aligned 2e-2, gated 4e-2), less for
-    widths above 512 and batches below 1024 (docs/defaults.md)."""
-    penalty: Penalty = "sum"
+    """Learning rates; if not given, 1e-2 (relu, tied, denoising, panneal, aligned, batchtopk and jumprelu 2e-2, gated
+    4e-2), less for widths above 512 and batches below 1024 (docs/defaults.md)."""
+    penalty: Penalty = DEFAULT_PENALTY
     """What `l1` multiplies: the sum of the codes; `interim`: the sum over N, and the error over D (S4); or the sum
     weighted by the decoder's norms, which are then free."""
     batch: int = 1024
@@ -82,7 +83,7 @@ class TrainSettings:
         for name in self.variant:
             if name not in VARIANTS:
                 raise UsageError(f"`variant` (={name}) must be one of {', '.join(VARIANTS)}")
-        for name in ("l1", "k", "noise"):
+        for name in ("l1", "k", "noise", "penalty"):
             self._check_taken(name)
         for name, least in (("width", 1), ("k", 1), ("batch", 1), ("steps", 1)):
             for value in _as_tuple(getattr(self, name)):
@@ -95,8 +96,9 @@ class TrainSettings:
 
     def _check_taken(self, dial: str) -> None:
         """Raises UsageError if `dial` is given and no variant of the grid takes it."""
-        values, able = getattr(self, dial), takers(dial)
-        if not values or (dial == "noise" and values == DEFAULT_NOISE) or set(able) & set(self.variant):
+        values, able = _as_tuple(getattr(self, dial)), takers(dial)
+        not_given = {"noise": DEFAULT_NOISE, "penalty": (DEFAULT_PENALTY,)}.get(dial, ())
+        if values == not_given or set(able) & set(self.variant):
             return
         raise UsageError(
             f"`{dial}` (={', '.join(map(str, values))}) does nothing for `variant` (={', '.join(self.variant)}); name "
@@ -147,9 +149,10 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
 
 
 def takers(dial: str) -> list[str]:
-    """The variants that `l1`, `k` or `noise` is for."""
+    """The variants that `l1`, `k`, `noise` or `penalty` is for."""
+    wanted = {"penalty": "l1"}.get(dial, dial)
     return [
-        name for name, variant in VARIANTS.items() if (variant.noisy if dial == "noise" else variant.sparsity == dial)
+        name for name, variant in VARIANTS.items() if (variant.noisy if dial == "noise" else variant.sparsity == wanted)
     ]
 
 

@@ -8,6 +8,7 @@ every address that it asked for the server's own.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ ARGUMENTS = (
     "--window-size=1280,900",
 )
 OWN = ("http://127.0.0.1:", "file:///", "data:", "blob:")  # addresses on this machine
-BUILDER = Path(__file__).parents[1] / "lab_run.py"
+BUILDER = Path(__file__).parents[1] / "lab_sites.py"
 
 
 def new_browser(*arguments: str) -> Chrome:
@@ -82,7 +83,9 @@ def browser(chromium: Chrome) -> Iterator[Chrome]:
                 chromium.switch_to.window(window)
                 origin = chromium.execute_script("return location.origin")
                 if origin.startswith("http"):
-                    chromium.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+                    chromium.execute_cdp_cmd(
+                        "Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "local_storage,cookies"}
+                    )
                 chromium.close()
         chromium.switch_to.window(first)
         chromium.get_log("browser")
@@ -107,13 +110,30 @@ def forgive(browser: Chrome, *expected: str) -> None:
 
 @pytest.fixture(scope="session")
 def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a real model, for live analyses; the tests that need it are skipped where the model is absent."""
+    """A run with a real model, for live analyses; the tests that need it are skipped where the model is absent.
+
+    Made once; each of several workers serves a copy of its own.
+    """
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "lab-made"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make_lab(made)
     folder = tmp_path_factory.mktemp("lab")
-    made = subprocess.run([sys.executable, str(BUILDER), str(folder)], capture_output=True, text=True)
+    shutil.copytree(made / "run", folder / "run")
+    return folder / "run"
+
+
+def make_lab(folder: Path) -> None:
+    """Into that folder, whole or not at all."""
+    part = folder.with_suffix(".part")
+    part.mkdir(exist_ok=True)
+    made = subprocess.run([sys.executable, str(BUILDER), str(part)], capture_output=True, text=True)
     if "Skipped" in made.stderr:
         pytest.skip(made.stderr.strip().splitlines()[-1])
     assert made.returncode == 0, made.stderr
-    return folder / "run"
+    part.rename(folder)
 
 
 @pytest.fixture(scope="session")
@@ -134,8 +154,11 @@ def screenshot(browser: Chrome, name: str) -> Path:
     """Keep the whole page as the browser shows it, as `test-artifacts/screenshots/NAME.png`."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     path = SCREENSHOTS / f"{name}.png"
+    down = browser.execute_script("const down = scrollY; scrollTo({ top: 0, behavior: 'instant' }); return down")
     size = browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
     clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], TALLEST), "scale": 1}
-    seen = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    asked = {"captureBeyondViewport": True, "clip": clip, "optimizeForSpeed": True}
+    seen = browser.execute_cdp_cmd("Page.captureScreenshot", asked)
+    browser.execute_script("scrollTo({ top: arguments[0], behavior: 'instant' })", down)
     path.write_bytes(base64.b64decode(seen["data"]))
     return path

@@ -15,7 +15,7 @@ from selenium.common.exceptions import JavascriptException
 from selenium.webdriver import Chrome
 from selenium.webdriver.support.ui import WebDriverWait
 
-WAIT_S = 40.0  # two cores may be shared with others
+WAIT_S = 120.0  # two cores may be shared with others; what comes is not waited for so long
 SLOWLY = {**os.environ, "OMP_NUM_THREADS": "1"}  # the browser needs a core as well
 TEXT = "Once upon a time there was a little girl"
 LOADED = """
@@ -53,10 +53,10 @@ class Server:
         """Start again where it was."""
         self.start(int(self.address.rsplit(":", 1)[1]))
 
-    def json(self, path: str, given: Any = None) -> Any:
+    def json(self, path: str, given: Any = None, method: str | None = None) -> Any:
         """What it answers; with `given`, to a POST of that."""
         body = None if given is None else json.dumps(given).encode()
-        request = urllib.request.Request(self.address + path, body, {"content-type": "application/json"})
+        request = urllib.request.Request(self.address + path, body, {"content-type": "application/json"}, method=method)
         with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             return json.loads(answer.read())
 

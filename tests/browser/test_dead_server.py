@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import forgive, screenshot
-from laboratory import SLOW, progress, result, said, start_slow
+from laboratory import LONG, progress, result, said, start_slow
 from reviewing import begin, session, shown, status
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
@@ -16,7 +16,7 @@ from serving import Server, until, visit
 BROKEN = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mortal(lab_folder: Path) -> Iterator[Server]:
     """A server of its own on the lab's run."""
     with Server(lab_folder) as server:
@@ -25,7 +25,7 @@ def mortal(lab_folder: Path) -> Iterator[Server]:
 
 def test_in_the_middle_of_a_scan(browser: Chrome, mortal: Server) -> None:
     """The page waits, asks again when the server is back, and shows the result without being touched."""
-    start_slow(browser, mortal, SLOW)
+    start_slow(browser, mortal, LONG)
     mortal.kill()
     said(browser, "The connection is lost; waiting for the server.")
     screenshot(browser, "dead-scan")

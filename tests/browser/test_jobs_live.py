@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 
 import pytest
 from conftest import screenshot
-from laboratory import SLOW, ask_slow, page_of, press, progress, result, said, start_slow, typed
+from laboratory import LONG, SLOW, ask_slow, page_of, press, progress, result, said, start_slow, typed
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from serving import Server, until, visit
@@ -50,13 +50,13 @@ def test_a_waiting_scan_is_cancelled_at_once(browser: Chrome, lab: Server) -> No
 
 def test_a_reload_in_the_middle(browser: Chrome, lab: Server) -> None:
     """The page finds the same job again, as far as it has come, and its result."""
-    before = start_slow(browser, lab, SLOW + 3)
+    before = start_slow(browser, lab, LONG + 3)
     browser.refresh()
     after = progress(browser)
     assert after >= before
-    assert state_of(lab, SLOW + 3) == "running"
+    assert state_of(lab, LONG + 3) == "running"
     assert result(browser)["rows"]
-    assert state_of(lab, SLOW + 3) == "done"
+    assert state_of(lab, LONG + 3) == "done"
 
 
 def test_two_tabs(browser: Chrome, lab: Server) -> None:
@@ -66,9 +66,9 @@ def test_two_tabs(browser: Chrome, lab: Server) -> None:
     browser.switch_to.new_window("tab")
     second = browser.current_window_handle
     visit(browser, page_of(lab, lab.features[0]))
-    before = ask_slow(browser, SLOW + 4)
+    before = ask_slow(browser, LONG + 4)
     browser.switch_to.window(first)
-    assert ask_slow(browser, SLOW + 4) >= before
+    assert ask_slow(browser, LONG + 4) >= before
     found = result(browser)
     browser.switch_to.window(second)
     assert result(browser) == found

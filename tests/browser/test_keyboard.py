@@ -45,7 +45,14 @@ def test_through_the_features(browser: Chrome, lab: Server) -> None:
 def test_from_page_to_page(browser: Chrome, lab: Server) -> None:
     """g and a letter."""
     visit(browser, f"{lab.address}/")
-    for key, place in (("g", "/grid"), ("f", "/features"), ("c", "/compare"), ("v", "/review"), ("r", "/")):
+    for key, place in (
+        ("g", "/grid"),
+        ("f", "/features"),
+        ("c", "/compare"),
+        ("i", "/circuits"),
+        ("v", "/review"),
+        ("r", "/"),
+    ):
         press(browser, "g", key)
         arrived(browser, lab, place)
         heading = browser.find_element(By.CSS_SELECTOR, "nav [aria-current=page]")
@@ -112,7 +119,21 @@ def test_an_example_is_read_token_by_token(browser: Chrome, lab: Server) -> None
     screenshot(browser, "keyboard-token")
 
 
-@pytest.mark.parametrize("page", ["/", "/grid", "/features", "/compare", "/review", "/features/3"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "/",
+        "/grid",
+        "/features",
+        "/compare",
+        "/splitting?grid=later",
+        "/atlas",
+        "/circuits",
+        "/search",
+        "/review",
+        "/features/3",
+    ],
+)
 def test_the_focus_is_seen(browser: Chrome, lab: Server, page: str) -> None:
     """Tab reaches every control and link, first the one that skips the header; each is marked where it lies."""
     visit(browser, lab.address + page)

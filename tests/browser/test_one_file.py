@@ -11,14 +11,17 @@ import pytest
 import torch
 from app_run import HOSTILE, WIDTH, app_run
 from conftest import forgive, new_browser, requests, screenshot
-from feature_worlds import TableModel
+from feature_worlds import TableModel, grid, whole_number_dictionary
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 from serving import until
 from starlette.testclient import TestClient
 
+from monosemy.analysis.splitting import FATES
 from monosemy.analysis.verdict_store import verdicts
+from monosemy.app.compare_page import SORTS
 from monosemy.app.export import export
 from monosemy.app.review_queue import Queued, QueueSettings
 from monosemy.app.reviews import FILE, Reviews
@@ -31,7 +34,7 @@ return document.querySelector("main h1")
   && [...document.querySelectorAll(".chart")].every((chart) => chart.querySelector(".main-svg"))
   && (!document.getElementById("neighbours") || document.querySelector("#neighbours table"));
 """
-PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 ROWS = """
 return [...document.querySelectorAll("table.data tbody tr")].map((row) => Number(row.cells[0].textContent));
 """
@@ -48,12 +51,28 @@ QUERIES: tuple[dict[str, Any], ...] = (
     {"sort": "verdict", "desc": 1, "dead": "no"},
     {"verdict": "dead", "sort": "density"},
 )
+WIDTHS = (8, 16, 120)  # of a second grid
+PAIR = {"grid": "widths", "a": 2, "b": 1}
+COMPARISONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("/compare", {}),
+    ("/compare", {"grid": "dictionaries", "a": 1, "b": 0, "sort": "density"}),
+    *(("/compare", {**PAIR, "sort": column, "desc": turned}) for column in SORTS for turned in (0, 1)),
+    ("/compare", {**PAIR, "sort": "one_to_one", "desc": 1, "at": 100}),
+    ("/atlas", {}),
+    *(("/atlas", {"grid": "widths", "tag": tag}) for tag in ("orphan", "shared", "universal")),
+    ("/atlas", {"grid": "widths", "of": 2, "at": 100}),
+    ("/atlas", {"grid": "widths", "members": "all", "codes": "no", "tag": "orphan", "of": 1}),
+    ("/splitting", {}),
+    *(("/splitting", {"grid": "widths", "level": level, "fate": fate}) for level in (0, 1) for fate in ("any", *FATES)),
+    *(("/splitting", {"grid": "widths", "level": level, "feature": 5}) for level in (0, 1)),
+)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     made = app_run(tmp_path_factory.mktemp("export"))
+    grid(made / "widths", [whole_number_dictionary(width, width) for width in WIDTHS])
     verdicts(made / "features", model=cast(LanguageModel, TableModel()), out=made / "told")
     parent = State(made).indexes["features-1"].artifact.parent("dictionaries")
     reviews = Reviews(made / FILE)
@@ -97,6 +116,13 @@ def visit(browser: Chrome, address: str) -> None:
     until(browser, DRAWN)
 
 
+def turn(browser: Chrome, hash: str) -> None:
+    """Go to another page of the file, as a link does, and wait until all of it is drawn."""
+    browser.execute_script("document.querySelector('main h1').id = 'before'; location.hash = arguments[0]", hash)
+    until(browser, "return !document.getElementById('before')")
+    until(browser, DRAWN)
+
+
 def heading(browser: Chrome, text: str) -> None:
     """Wait for the page with this heading."""
     until(browser, "return document.querySelector('main h1')?.textContent.includes(arguments[0])", text)
@@ -111,6 +137,12 @@ def heading(browser: Chrome, text: str) -> None:
         ("member", "#/grid/1?grid=dictionaries"),
         ("features", "#/features?index=features-1"),
         ("feature", "#/features/3?index=features-1"),
+        ("token", "#/token?index=features&q=e"),
+        ("compare", "#/compare"),
+        ("splitting", "#/splitting?grid=widths&feature=2#tree"),
+        ("atlas", "#/atlas?grid=widths"),
+        ("circuits", "#/circuits"),
+        ("search", "#/search"),
         ("review", "#/review"),
         ("missing", "#/features/99999"),
     ],
@@ -119,7 +151,7 @@ def test_every_page(browser: Chrome, place: str, name: str, hash: str) -> None:
     visit(browser, place + hash)
     screenshot(browser, f"export-{name}")
     current = browser.find_elements(By.CSS_SELECTOR, "nav [aria-current]")
-    assert len(current) == 1
+    assert len(current) == (name not in ("token", "splitting", "atlas", "search"))
     for link in browser.find_elements(By.CSS_SELECTOR, "main a[href]"):
         target = link.get_dom_attribute("href")
         assert target.startswith("#/")
@@ -147,6 +179,80 @@ def test_the_table_is_the_apps_in_every_order(browser: Chrome, place: str, run: 
                 page,
             )
             assert texts[0] == texts[1], query
+
+
+def test_comparisons_are_the_apps_in_every_order(browser: Chrome, place: str, run: Path) -> None:
+    script = """
+    const page = new DOMParser().parseFromString(arguments[0], "text/html");
+    const words = (node) => node.textContent.replace(/\\s+/g, "");
+    const every = (root, selector, told) => [...root.querySelectorAll(`main ${selector}`)].map(told);
+    return [page, document].map((root) => JSON.stringify([
+      every(root, "table.data tr > *", (cell) => [words(cell), cell.ariaSort]), every(root, ".pager, #tree", words),
+      every(root, "p:not(.note, .step, .pager, .lab-tools)", words),
+      every(root, ".filters :is(input, select)", (field) => field.value),
+      every(root, "h1, h2", words)]));
+    """
+    with TestClient(make_app(run), base_url="http://127.0.0.1:8765") as client:
+        visit(browser, place)
+        for path, query in COMPARISONS:
+            address = f"{path}?{urlencode(query)}"
+            its = client.get(address)
+            assert its.status_code == 200, its.text
+            turn(browser, address)
+            texts = browser.execute_script(script, its.text)
+            assert texts[1] == texts[0], address
+            assert len(texts[0]) > (50 if path == "/splitting" and not query else 500)
+
+
+def test_comparing_by_clicks(browser: Chrome, place: str) -> None:
+    visit(browser, f"{place}#/compare?{urlencode(PAIR)}")
+    assert "All 6 pairs" in browser.find_element(By.CSS_SELECTOR, ".note").text
+    rows = """return [...document.querySelectorAll("[aria-label='Pairs of features'] tbody tr")]
+      .map((row) => Number(row.cells[0].textContent))"""
+    browser.find_element(By.CSS_SELECTOR, "th.id a").click()
+    until(browser, "return document.querySelector('th.id[aria-sort=ascending]')")
+    assert browser.execute_script(rows) == list(range(100))
+    browser.find_element(By.CSS_SELECTOR, ".pager a[rel=next]").click()
+    until(browser, "return document.querySelector('.pager a[rel=prev]')")
+    assert browser.execute_script(rows) == list(range(100, 120))
+    browser.find_element(By.LINK_TEXT, "swap").click()
+    until(browser, "return location.hash.includes('a=1&b=2')")
+    heading(browser, "Compare")
+    browser.find_element(By.LINK_TEXT, "Splitting").click()
+    heading(browser, "Splitting")
+    counts = browser.find_elements(By.CSS_SELECTOR, "[aria-label='What features become'] tbody tr:nth-child(2) td a")
+    count = next(each for each in counts if each.text != "0")
+    many = int(count.text)
+    count.click()
+    features = "return document.querySelectorAll('[aria-label=\"Features and their children\"] tbody tr').length"
+    until(browser, f"return location.hash.includes('level=1') && ({features[7:]}) === arguments[0]", many)
+    browser.find_element(By.CSS_SELECTOR, "a[href$='#tree']").click()
+    until(browser, "return document.querySelector('#tree li')")
+    Select(browser.find_element(By.NAME, "fate")).select_by_visible_text("lost")
+    browser.find_element(By.XPATH, "//button[.='Filter']").click()
+    until(browser, "return location.hash.includes('fate=lost') && !document.querySelector('#tree')")
+    browser.find_element(By.LINK_TEXT, "Atlas").click()
+    heading(browser, "Atlas")
+    members = browser.find_element(By.NAME, "members")
+    members.clear()
+    members.send_keys("0,1", Keys.ENTER)
+    heading(browser, "Not found")
+    assert "monosemy serve run" in browser.find_element(By.TAG_NAME, "main").text
+
+
+def test_what_fires_on_a_token(browser: Chrome, place: str, run: Path) -> None:
+    visit(browser, place)
+    browser.find_element(By.ID, "search").send_keys("e", Keys.ENTER)
+    heading(browser, "Features on e")
+    assert browser.current_url.partition("#")[2].startswith("/token?")
+    rows = "return [...document.querySelectorAll('table.data tbody th')].map((cell) => Number(cell.textContent))"
+    with TestClient(make_app(run), base_url="http://127.0.0.1:8765") as client:
+        for text in ("e", " "):
+            visit(browser, f"{place}#/token?{urlencode({'index': 'features', 'q': text})}")
+            lists = client.get("/token.json", params={"index": "features", "q": text}).json()["lists"]
+            assert browser.execute_script(rows) == [use["feature"] for each in lists for use in each["features"]]
+    visit(browser, f"{place}#/token?{urlencode({'index': 'features', 'q': 'no such token'})}")
+    heading(browser, "Not found")
 
 
 def test_lists_have_pages(browser: Chrome, place: str) -> None:
@@ -218,14 +324,18 @@ def test_hostile_text_is_shown_as_it_is(browser: Chrome, place: str) -> None:
     assert browser.execute_script("return document.querySelectorAll('main img, main script:not([type])').length") == 0
 
 
-def test_dark_and_on_a_phone(browser: Chrome, place: str) -> None:
-    visit(browser, f"{place}#/features/3?index=features-1")
-    browser.find_element(By.ID, "theme").click()
-    until(browser, "return document.documentElement.dataset.theme === 'dark'")
+@pytest.mark.parametrize(
+    ("name", "hash"),
+    [("feature", "#/features/3?index=features-1"), ("compare", "#/compare"), ("atlas", "#/atlas?grid=widths")],
+)
+def test_dark_and_on_a_phone(browser: Chrome, place: str, name: str, hash: str) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     try:
-        until(browser, "return document.documentElement.scrollWidth <= innerWidth")
-        screenshot(browser, "export-phone-dark")
+        visit(browser, f"{place}{hash}")
+        browser.find_element(By.ID, "theme").click()
+        until(browser, "return document.documentElement.dataset.theme === 'dark'")
+        screenshot(browser, f"export-{name}-phone-dark")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE["width"]
     finally:
         browser.find_element(By.ID, "theme").click()
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

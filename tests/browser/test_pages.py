@@ -12,7 +12,7 @@ from conftest import forgive, screenshot
 from selenium.webdriver import Chrome
 from serving import Server, until, visit
 
-PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 PAGES = {
     "runs": "/",
     "grid": "/grid",
@@ -22,7 +22,12 @@ PAGES = {
     "feature": "/features/{feature}",
     "dead": "/features/{dead}",
     "token": "/token?q=e",
+    "search": "/search?text=Once+upon+a+time",
     "compare": "/compare",
+    "mcs": "/mcs",
+    "splitting": "/splitting{later}",
+    "atlas": "/atlas",
+    "circuits": "/circuits{later}",
     "review": "/review",
     "session": "/review/{session}",
     "missing": "/features/999999",
@@ -50,7 +55,8 @@ def address(server: Server, page: str) -> str:
         index = server.json("/features.json")["index"]
         settings = {"name": "<b>first</b> look", "index": index, "rule": "random", "count": 5, "seed": 0, "blind": "no"}
         server.json("/api/reviews/sessions", settings)
-    return server.address + PAGES[page].format(feature=features[0], dead=features[-1], session=1)
+    later = "?grid=later" if server.run.parent.name.startswith("lab") else ""
+    return server.address + PAGES[page].format(feature=features[0], dead=features[-1], session=1, later=later)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -57,7 +57,7 @@ const marks = {
       y: [...mark.counts, mark.counts[mark.counts.length - 1]], text: [...between, between[between.length - 1]], hovertemplate: "%{text}<extra></extra>", name: plain(mark.name) }];
   },
   heat: (mark) => [{ type: "heatmap", z: mark.values, x: mark.columns.map((_, place) => place), y: mark.rows.map((_, place) => place), colorscale: "Viridis",
-    hoverongaps: false, texttemplate: mark.values.length * mark.columns.length <= 80 ? "%{z:.3g}" : "", colorbar: { thickness: 8, outlinewidth: 0 },
+    hoverongaps: false, showscale: new Set(mark.values.flat()).size > 1, texttemplate: mark.values.length * mark.columns.length <= 80 ? "%{z:.3g}" : "", colorbar: { thickness: 8, outlinewidth: 0 },
     text: mark.values.map((_, row) => mark.columns.map((column) => `${label(mark.rows[row])}, ${label(column)}`)), hovertemplate: "%{text}: %{z:.4g}<extra></extra>" }],
 };
 

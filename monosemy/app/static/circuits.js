@@ -10,6 +10,7 @@ import { visible } from "./tokens.js";
 const TRUSTED = 0.8; // the correlation from which a prediction is called good,
 const FAR = 2; // unless it is so many times too small or too large
 const SIDES = ["parents", "children"];
+const WORDS = ["token", "how", "circuit"]; // columns that are no numbers
 
 function start(form) {
   const data = dataOf("circuits-data");
@@ -70,19 +71,28 @@ function start(form) {
 const seen = (token) => visible(token, true).map((part) => (typeof part === "string" ? part : part.textContent)).join("");
 const nameOf = (feature, token) => (token === null ? String(feature) : `${feature}  ${seen(token)}`);
 
+const known = (value) => (value === null ? "–" : short(value));
+const spanOf = ({ low, high }) => (low === null ? "" : ` (${short(low)} to ${short(high)})`);
+
 function nodesOf({ edges, ends, other, otherMember }) {
   return edges.map((edge, place) => ({
     ...edge,
-    label: nameOf(edge.feature, ends[place].top_token),
-    said: `feature ${edge.feature}: predicted ${short(edge.attribution)}, measured ${short(edge.ablation)}; its own circuit`,
+    label: `${nameOf(edge.feature, ends[place].top_token)}${edge.silent ? "  · silent" : ""}`,
+    said: `feature ${edge.feature}${edge.silent ? ", kept silent" : ""}: predicted ${known(edge.attribution)}, measured ${short(edge.ablation)}${spanOf(edge)}; its own circuit`,
     href: `/circuits?${new URLSearchParams({ grid: other, member: otherMember, feature: edge.feature })}`,
   }));
 }
 
 // In words: over what, and whether the measurement bears the prediction out.
-function told({ edges, facts }) {
-  const over = `${whole(facts.rows)} rows of the corpus in which the feature fires, ${whole(facts.tokens)} tokens.`;
-  if (!edges.length) return [element("p", {}, `No connection: nothing reaches it, in ${over}`)];
+function told({ edges: all, facts }) {
+  const besides = facts.silent_rows ? ` Besides ${whole(facts.silent_rows)} rows in which it does not fire, for what keeps it silent.` : "";
+  const over = `${whole(facts.rows)} rows of the corpus in which the feature fires, ${whole(facts.tokens)} tokens.${besides}`;
+  if (!all.length) return [element("p", {}, `No connection: nothing reaches it, in ${over}`)];
+  const edges = all.filter((edge) => !edge.silent), held = all.length - edges.length;
+  const silence = held ? [element("p", {}, `${whole(held)} of the connections below keep the later feature silent: it fires there only without the earlier one. `
+    + "What is silent can only gain, so such an effect is below 0 by construction; go by its size, and on how many positions it is seen.")] : [];
+  const intervals = element("p", { className: "dim" }, "Intervals: 95 %, documents drawn anew; that the strongest were chosen is not in them.");
+  if (!edges.length) return [element("p", {}, over), ...silence, intervals];
   const alike = edges.filter((edge) => edge.attribution * edge.ablation > 0).length;
   const signs = `${alike} of ${edges.length} have the same sign.`;
   const r = facts.correlation;
@@ -95,23 +105,29 @@ function told({ edges, facts }) {
   const caution = good ? "" : " Go by what was measured: the prediction alone is off.";
   const rest = facts.error === undefined ? [] : [element("p", { className: "dim" },
     `What no early feature explains gives ${short(facts.error)} to the late code, by gradient × activation.`)];
-  return [element("p", {}, over), element("p", { className: caution ? "note" : "" }, `${words} ${signs}${sizes}${caution}`), ...rest];
+  const verdict = element("p", { className: caution ? "note" : "" }, `${words} ${signs}${sizes}${caution}`);
+  return [element("p", {}, over), verdict, ...rest, ...silence, intervals];
 }
 
 function tableOf({ edges, ends }, other, otherMember) {
   const heads = [["feature", "its page, where it is indexed"], ["token", "on which it fires most often"],
-    ["predicted", "gradient × activation, mean over the late feature's firings"], ["measured", "what the late code loses without the early feature, mean over the same firings"],
-    ["positions", "tokens on which the late feature fires"], ["circuit", "of that feature"]];
-  const head = element("tr", {}, ...heads.map(([name, title]) => element("th", { scope: "col", title }, name)));
+    ["how", "drives or lowers the later code where that fires, or keeps it silent"], ["predicted", "gradient × activation, mean over the positions"],
+    ["measured", "what the late code loses without the early feature, mean over the positions"], ["95 % interval", "of what was measured, documents drawn anew"],
+    ["positions", "tokens on which the late feature fires; where it is kept silent, those on which it fires without the early one"],
+    ["documents", "of these tokens"], ["circuit", "of that feature"]];
+  const head = element("tr", {}, ...heads.map(([name, title]) => element("th", { scope: "col", title, className: WORDS.includes(name) ? "word" : "" }, name)));
   const lines = edges.map((edge, place) => {
     const { href, top_token: token } = ends[place];
     const circuit = `/circuits?${new URLSearchParams({ grid: other, member: otherMember, feature: edge.feature })}`;
     const row = element("tr", {},
       element("th", { scope: "row" }, href === null ? String(edge.feature) : element("a", { href }, String(edge.feature))),
       element("td", { className: "word" }, ...(token === null ? [] : [element("bdi", { className: "token" }, ...visible(token, true))])),
-      element("td", { title: edge.attribution }, short(edge.attribution)),
+      element("td", { className: "word" }, edge.silent ? "keeps silent" : edge.ablation < 0 ? "lowers" : "drives"),
+      element("td", { title: edge.attribution ?? "" }, known(edge.attribution)),
       element("td", { title: edge.ablation }, short(edge.ablation)),
+      element("td", {}, edge.low === null ? "–" : `${short(edge.low)} to ${short(edge.high)}`),
       element("td", {}, whole(edge.firings)),
+      element("td", {}, whole(edge.documents)),
       element("td", { className: "word" }, element("a", { href: circuit, ariaLabel: `circuit of feature ${edge.feature}` }, "→")));
     row.dataset.row = "";
     return row;

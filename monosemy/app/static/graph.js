@@ -1,8 +1,8 @@
 // A feature between its parents and its children, as a drawing: a node a feature, two lines a connection, one as wide
-// as the part that was predicted, one as wide as the part that was measured.
+// as the part that was predicted (none where nothing was), one as wide as the part that was measured.
 
 const WIDTH = 860, NODE = 200, HEIGHT = 24, ROW = 32, EDGE = 7, THINNEST = 0.5;
-const MOST = 20; // a side; the tables have all
+const MOST = 30; // a side; the tables have all
 
 function svg(name, attributes, ...children) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -26,7 +26,8 @@ export function graphOf(middle, parents, children) {
       const y = centre + (place - (side.length - 1) / 2) * ROW;
       const [x1, x2] = which ? [WIDTH / 2 + NODE / 2, WIDTH - NODE] : [NODE, WIDTH / 2 - NODE / 2];
       const [y1, y2] = which ? [centre, y] : [y, centre];
-      root.append(line(x1, y1 - 3, x2, y2 - 3, each.attribution / most, "predicted"), line(x1, y1 + 3, x2, y2 + 3, each.ablation / most, "measured"));
+      if (each.attribution !== null) root.append(line(x1, y1 - 3, x2, y2 - 3, each.attribution / most, "predicted"));
+      root.append(line(x1, y1 + 3, x2, y2 + 3, each.ablation / most, "measured"));
       nodes.push(node(each, which ? WIDTH - NODE : 0, y));
     });
   });

@@ -3,7 +3,7 @@
 import { byId } from "./dom.js";
 import { here } from "./place.js";
 
-const GO = { r: "/", g: "/grid", f: "/features", c: "/compare", v: "/review" };
+const GO = { r: "/", g: "/grid", f: "/features", c: "/compare", i: "/circuits", v: "/review" };
 let going = false;
 
 export function listen(actions) { // actions: what other keys do here

@@ -1,6 +1,8 @@
-// The live lab of a feature's page: type a text, see where the feature fires, and ask for analyses of it. Each runs on
-// the server as a job that is followed by Server-Sent Events; its request is in the address, so a link repeats it.
+// The live lab of a feature's page and of a member's: analyses that are asked for by a button, each of which runs on the
+// server as a job that is followed by Server-Sent Events. On a feature's page one types a text, and sees where the feature
+// fires while typing. A request is in the address, so a link repeats it.
 
+import { controlsFor } from "./controls.js";
 import { element } from "./dom.js";
 import { follow } from "./live.js";
 import { panelFor } from "./panel.js";
@@ -8,27 +10,67 @@ import { tokenStrip } from "./tokens.js";
 
 const TYPING_MS = 250;
 const AS_TYPED = "activations"; // the analysis that runs while one types
+const LONGEST_LINK = 8000; // characters of one value in the address
 
 async function start(lab) {
-  const feature = {
-    dictionaries: lab.dataset.dictionaries,
-    member: Number(lab.dataset.member),
-    feature: Number(lab.dataset.feature),
-  };
-  const most = Number(lab.dataset.max);
+  const { page, dictionaries, feature } = lab.dataset;
+  const of = { dictionaries, member: Number(lab.dataset.member), ...(feature === undefined ? {} : { feature: Number(feature) }) };
+  const most = Number(lab.dataset.max ?? NaN) || null;
   const answer = await fetch("/api/live");
-  const analyses = await answer.json();
+  const offered = Object.entries(await answer.json()).filter(([name, analysis]) => analysis.page === page && name !== AS_TYPED);
+  const analyses = Object.fromEntries(offered);
+  const results = element("div", { className: "lab-results" });
+  lab.append(element("h2", {}, "Live"));
+  const text = offered.some(([, analysis]) => "prompt" in analysis.parameters) ? typing(lab, of, most) : null;
 
+  function ask(name, values) {
+    const long = Object.keys(values).filter((key) => !fits(values[key])).join(", ");
+    const panel = panelFor(analyses[name], link(name, values), most, undefined, long);
+    results.prepend(panel.root);
+    panel.watch(follow(name, { ...of, ...values }, panel));
+  }
+
+  const controls = {}, groups = new Map();
+  for (const [name, analysis] of offered) {
+    controls[name] = controlsFor(name, analysis, (values) => {
+      const all = "prompt" in analysis.parameters ? { prompt: text.value(), ...values } : values;
+      if (all.prompt === "") {
+        text.wanted(analysis.label);
+        return;
+      }
+      history.replaceState(null, "", link(name, all));
+      ask(name, all);
+    });
+    if (!groups.has(analysis.group)) groups.set(analysis.group, []);
+    groups.get(analysis.group).push(controls[name].root);
+  }
+  for (const [question, roots] of groups) {
+    const actions = element("div", { className: "lab-actions", role: "group" }, ...roots);
+    actions.setAttribute("aria-label", question || "Analyses");
+    lab.append(...(question ? [element("h3", { className: "lab-question" }, question)] : []), actions);
+  }
+  lab.append(results);
+
+  function replay() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    if (text && given.get("prompt")) text.set(given.get("prompt"));
+    const name = given.get("lab");
+    if (!Object.hasOwn(controls, name ?? "")) return;
+    const values = controls[name].set(given);
+    if (values === null) return; // something is missing that no address can hold
+    const all = "prompt" in analyses[name].parameters ? { prompt: text.value(), ...values } : values; // as a button gives them
+    if (all.prompt !== "") ask(name, all);
+  }
+  addEventListener("hashchange", replay);
+  replay();
+}
+
+// The text that analyses read, and where the feature fires in it, as one types.
+function typing(lab, of, most) {
   const text = element("textarea", { id: "lab-text", rows: 3, maxLength: 4000, spellcheck: false, dir: "auto" });
   const typed = element("div", { className: "lab-typed" });
   const typedSaid = element("p", { className: "dim" });
-  const results = element("div", { className: "lab-results" });
-  lab.append(
-    element("h2", {}, "Live"),
-    element("label", { htmlFor: "lab-text" }, "Text for the model to read"),
-    text, typed, typedSaid,
-  );
-
+  lab.append(element("label", { htmlFor: "lab-text" }, "Text for the model to read"), text, typed, typedSaid);
   let pending = 0;
   let running = null;
   text.addEventListener("input", () => {
@@ -45,7 +87,7 @@ async function start(lab) {
       return;
     }
     typed.setAttribute("aria-busy", "true");
-    running = follow(AS_TYPED, { ...feature, prompt: text.value }, {
+    running = follow(AS_TYPED, { ...of, prompt: text.value }, {
       done(data) {
         typed.removeAttribute("aria-busy");
         typed.replaceChildren(...data.strips.map((strip) => tokenStrip(strip.tokens, strip.values, most, { label: strip.label })));
@@ -59,95 +101,25 @@ async function start(lab) {
     });
   }
 
-  function ask(name, values) {
-    const request = { ...feature, ...values };
-    const panel = panelFor(analyses[name], link(name, values), most);
-    results.prepend(panel.root);
-    panel.watch(follow(name, request, panel));
-  }
-
-  const controls = {};
-  for (const [name, analysis] of Object.entries(analyses)) {
-    if (name === AS_TYPED || analysis.page !== "/features") continue;
-    controls[name] = controlsFor(name, analysis, (values) => {
-      const all = "prompt" in analysis.parameters ? { prompt: text.value, ...values } : values;
-      if (all.prompt === "") {
-        text.focus();
-        typedSaid.textContent = `“${analysis.label}” needs a text.`;
-        return;
-      }
-      history.replaceState(null, "", link(name, all));
-      ask(name, all);
-    });
-  }
-  lab.append(element("div", { className: "lab-actions" }, ...Object.values(controls).map((each) => each.root)), results);
-
-  function replay() {
-    const given = new URLSearchParams(location.hash.slice(1));
-    if (given.get("prompt")) {
-      text.value = given.get("prompt");
+  return {
+    value: () => text.value,
+    set(value) {
+      text.value = value;
       readTyped();
-    }
-    const name = given.get("lab");
-    if (!Object.hasOwn(controls, name ?? "")) return;
-    const values = controls[name].set(given);
-    const all = "prompt" in analyses[name].parameters ? { prompt: text.value, ...values } : values; // as a button gives them
-    if (all.prompt !== "") ask(name, all);
-  }
-  addEventListener("hashchange", replay);
-  replay();
-}
-
-// A button and the fields of what else the analysis takes; `set` fills them from an address and gives their values.
-function controlsFor(name, analysis, press) {
-  const fields = {};
-  const button = element("button", { type: "button", title: analysis.help }, analysis.label);
-  const root = element("span", { className: "lab-action", role: "group", ariaLabel: analysis.label }, button);
-  for (const [key, parameter] of Object.entries(analysis.parameters)) {
-    if (parameter.kind === "text") continue;
-    const id = `lab-${name}-${key}`;
-    const field = fieldFor(parameter, id);
-    fields[key] = { field, parameter };
-    root.append(element("label", { htmlFor: id, title: parameter.help }, key.replaceAll("_", " ")), field);
-    if (field.type === "range") {
-      const shown = element("output", { htmlFor: id }, field.value);
-      field.addEventListener("input", () => { shown.textContent = field.value; });
-      root.append(shown);
-    }
-  }
-  const values = () => Object.fromEntries(Object.entries(fields).map(([key, { field, parameter }]) =>
-    [key, parameter.kind === "choice" ? field.value : Number(field.value)]));
-  button.addEventListener("click", () => {
-    const wrong = Object.values(fields).find(({ field }) => !field.reportValidity());
-    if (!wrong) press(values());
-  });
-  const set = (given) => {
-    for (const [key, { field }] of Object.entries(fields)) {
-      if (!given.has(key)) continue;
-      field.value = given.get(key);
-      field.dispatchEvent(new Event("input"));
-    }
-    return values();
+    },
+    wanted(label) {
+      text.focus();
+      typedSaid.textContent = `“${label}” needs a text.`;
+    },
   };
-  return { root, set };
 }
 
-function fieldFor(parameter, id) {
-  if (parameter.kind === "choice") {
-    const options = parameter.choices.map((word) => element("option", { value: word }, word));
-    const field = element("select", { id }, ...options);
-    field.value = parameter.default;
-    return field;
-  }
-  const { low, high } = parameter;
-  const step = parameter.kind === "whole" ? 1 : parameter.slider ? (high - low) / 80 : "any";
-  return element("input", {
-    id, type: parameter.slider ? "range" : "number", min: low, max: high, step, required: true, value: parameter.default,
-  });
-}
+const fits = (value) => String(value).length <= LONGEST_LINK;
 
+// What is too long for an address is left out of it.
 function link(name, values) {
-  return `${location.pathname}${location.search}#${new URLSearchParams({ lab: name, ...values })}`;
+  const kept = Object.entries(values).filter(([, value]) => fits(value));
+  return `${location.pathname}${location.search}#${new URLSearchParams({ lab: name, ...Object.fromEntries(kept) })}`;
 }
 
 const lab = document.getElementById("lab");

@@ -1,11 +1,11 @@
 // The table of features without a server: the orders, filters and pages that the server's has (analysis/feature_query.py).
 
-import { element, short, whole } from "./dom.js";
+import { element, short } from "./dom.js";
+import { ROWS, changed, turning } from "./paging.js";
 import { here, link } from "./place.js";
 import { visible } from "./tokens.js";
 
-const ROWS = 100; // on a page
-const LIST = ["sort", "desc", "dead", "verdict", "q"]; // of an address; with the bounds, ending in _min and _max, they say which list it is
+const LIST = ["sort", "desc", "dead", "verdict", "q", "explanation"]; // of an address; with the bounds, ending in _min and _max, they say which list it is
 const BOUND = /^(.+)_(min|max)$/;
 
 // The parameters of a query that say which list it is, and of which index.
@@ -20,6 +20,8 @@ export function listed(rows, query) {
   const text = lower(query.get("q") || ""), dead = query.get("dead") || "any", verdict = query.get("verdict") || "any";
   const tests = [];
   if (text) tests.push((row) => row.top_token !== null && lower(row.top_token).includes(text));
+  const meaning = lower(query.get("explanation") || "");
+  if (meaning) tests.push((row) => row.explanation && lower(row.explanation).includes(meaning));
   if (dead !== "any") tests.push((row) => row.dead === (dead === "yes"));
   if (verdict !== "any") tests.push((row) => row.verdict === verdict);
   for (const [name, value] of query) {
@@ -64,7 +66,7 @@ export function showList(main, rows, query) {
   fill(main.querySelector("form.filters"), state);
   const columns = [...main.querySelectorAll("table.data thead th")].map((heading) => sortable(heading, state));
   main.querySelector("table.data tbody").replaceChildren(...found.slice(first, first + ROWS).map((row) => line(row, columns, state)));
-  for (const pager of main.querySelectorAll(".pager")) pager.replaceChildren(...turning(found.length, first, state));
+  for (const pager of main.querySelectorAll(".pager")) pager.replaceChildren(...turning("/features", "features", found.length, first, state));
 }
 
 function fill(form, state) {
@@ -77,17 +79,11 @@ function fill(form, state) {
 
 function sortable(heading, state) { // the heading leads to the list sorted by it, or turned; gives its column
   const column = heading.classList[0], mine = (state.get("sort") || "id") === column, descending = state.get("desc") === "1";
-  const turned = mine ? !descending : !["id", "top_token", "verdict"].includes(column);
+  const turned = mine ? !descending : !["id", "top_token", "verdict", "explanation"].includes(column);
   heading.querySelector("a").href = here(`/features?${changed(state, { sort: column, desc: Number(turned) })}`);
   if (mine) heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
   else heading.removeAttribute("aria-sort");
   return column;
-}
-
-function changed(state, values) {
-  const made = new URLSearchParams(state);
-  for (const [name, value] of Object.entries(values)) made.set(name, value);
-  return made;
 }
 
 function line(row, columns, state) {
@@ -95,6 +91,7 @@ function line(row, columns, state) {
     if (column === "id") return element("th", { scope: "row" }, link(`/features/${row.id}?${state}`, row.id));
     if (column === "dead") return element("td", { className: "word", textContent: row.dead ? "dead" : "" });
     if (column === "verdict") return element("td", { className: "word", textContent: row.verdict, title: likest(row) });
+    if (column === "explanation") return element("td", { className: "word said", title: row.explanation ?? "" }, element("bdi", {}, (row.explanation ?? "").split("\n")[0]));
     if (column !== "top_token") return element("td", { title: row[column] ?? "", textContent: short(row[column]) });
     return element("td", { className: "word" }, ...(row.top_token ? [element("bdi", { className: "token" }, ...visible(row.top_token, true))] : []));
   });
@@ -104,14 +101,3 @@ function line(row, columns, state) {
 }
 
 const likest = (row) => (row.neuron >= 0 ? `most like neuron ${row.neuron}, correlation ${short(row.correlation)}` : "");
-
-function turning(total, first, state) { // which rows these are, and the ways to those beside them
-  const last = Math.min(total, first + ROWS);
-  const said = total ? `${first < total ? first + 1 : 0}–${Math.max(first, last)} of ${whole(total)} features` : "No features.";
-  const way = (rel, at, words) => element("a", { rel, href: here(`/features?${changed(state, { at })}`), textContent: words });
-  return [
-    element("span", { textContent: said }),
-    ...(first > 0 ? [way("prev", Math.max(0, first - ROWS), "← previous")] : []),
-    ...(first + ROWS < total ? [way("next", first + ROWS, "next →")] : []),
-  ];
-}

@@ -2,6 +2,7 @@
 // element that no browser runs; a link to a page that is not in the file is plain text.
 
 import { forget } from "./charts.js";
+import { showComparison } from "./comparisons.js";
 import { byId, element } from "./dom.js";
 import { beside, showList } from "./list.js";
 import { here, packOf, parts } from "./place.js";
@@ -30,6 +31,7 @@ async function show() {
   document.title = page.title;
   main.replaceChildren(...page.querySelector("main").childNodes);
   if (path === "/features" && rows) showList(main, rows, query);
+  else if (byId("rows-data")) showComparison(main, path, query);
   else if (rows) stepThrough(main.querySelector(".step"), rows, Number(path.split("/")[2]), query);
   for (const each of main.querySelectorAll('a[href^="#/"]')) {
     if (!packOf(each.getAttribute("href").slice(1))) each.replaceWith(...each.childNodes);
@@ -41,7 +43,9 @@ async function show() {
   }
   forget();
   startPage();
-  scrollTo({ top: 0, behavior: "instant" });
+  const marked = asked.includes("#") && byId(asked.split("#")[1]); // a part of the page
+  if (marked) marked.scrollIntoView({ behavior: "instant" });
+  else scrollTo({ top: 0, behavior: "instant" });
   if (turned) main.focus({ preventScroll: true });
 }
 
@@ -65,10 +69,13 @@ function stepThrough(step, rows, feature, query) { // previous and next in the l
   if (previous) step.prepend(element("a", { rel: "prev", href: here(previous), title: "Previous feature (k)", textContent: "← previous" }), " ");
 }
 
-function search(text) { // a number opens that feature; of another text, the features whose most frequent token has it
+// A number opens that feature, the text of a token what fires on it; of another text, the features whose most frequent token has it.
+function search(text) {
   const index = parts(address())[1].get("index") || "";
   const number = /^\s*#?(\d+)\s*$/.exec(text);
   if (number) return `/features/${Number(number[1])}?${new URLSearchParams({ index })}`;
+  const token = `/token?${new URLSearchParams({ index, q: text })}`;
+  if (packOf(token)) return token;
   return `/features?${new URLSearchParams({ index, q: text, sort: "density", desc: 1 })}`;
 }
 
@@ -84,7 +91,7 @@ document.addEventListener("submit", (event) => {
   }
   const given = new FormData(event.target);
   const filled = new URLSearchParams([...given].filter(([, value]) => value !== ""));
-  location.hash = event.target.role === "search" ? search(given.get("q")) : `/features?${filled}`;
+  location.hash = event.target.role === "search" ? search(given.get("q")) : `${event.target.getAttribute("action").slice(1)}?${filled}`;
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // what is after # says which page it is

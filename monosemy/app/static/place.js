@@ -8,21 +8,24 @@ export const oneFile = "oneFile" in document.documentElement.dataset;
 // What the browser goes to for an address.
 export const here = (address) => (oneFile ? `#${address}` : address);
 
-// The path and the query of an address.
-export function parts(address) {
-  const mark = address.indexOf("?");
+// The path and the query of an address, without the part of the page that it names.
+export function parts(whole) {
+  const [address] = whole.split("#"), mark = address.indexOf("?");
   return mark < 0 ? [address, new URLSearchParams()] : [address.slice(0, mark), new URLSearchParams(address.slice(mark))];
 }
 
-// What the page of an address is called in the one file: its path, and the grid or index it is of.
+const OF = { grid: ["grid"], features: ["index"], token: ["index", "q"], compare: ["grid", "a", "b"], splitting: ["grid", "members", "level"], atlas: ["grid", "members", "codes"] };
+
+// What the page of an address is called in the one file: its path, and what of its query says which page it is.
 export function pageName(address) {
   const [path, query] = parts(address);
-  const of = { grid: "grid", features: "index" }[path.split("/")[1]];
-  const name = of ? query.get(of) || dataOf("first")[of] : "";
-  return `${path} ${name ?? ""}`.trim();
+  const values = (OF[path.split("/")[1]] ?? []).map((name) => query.get(name) || dataOf("first")[name] || "");
+  if (path === "/token") values[1] = encodeURIComponent(values[1]); // any text: with blanks at its ends, and line ends
+  return [path, ...values].join(" ").trim();
 }
 
-const packs = new Map([...document.querySelectorAll("script[data-page]")].map((pack) => [pack.dataset.page, pack]));
+const packs = new Map([...document.querySelectorAll("script[data-page]")].flatMap((pack) =>
+  [pack.dataset.page, pack.dataset.also].filter((name) => name !== undefined).map((name) => [name, pack])));
 
 // The element that holds that page, packed; undefined where the file does not have it.
 export const packOf = (address) => packs.get(pageName(address));

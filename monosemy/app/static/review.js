@@ -193,6 +193,7 @@ function nodes(data) {
   const logits = (heading, pairs) => element("p", {}, `${heading}: `,
     ...pairs.slice(0, 10).flatMap(([text]) => [element("bdi", { className: "token" }, ...visible(text, true)), " "]));
   return [
+    ...(data.explanations ?? []).map((each) => element("p", {}, element("bdi", {}, each.text))),
     ...(scores.length ? [list] : []),
     ...(data.has_logits ? [logits("Top logits", data.top_logits), logits("Bottom logits", data.bottom_logits)] : []),
     ...(groups.length ? groups : [element("p", { className: "note" }, "It fires on no token that was searched.")]),

@@ -1,0 +1,180 @@
+"""Dictionaries compared, in a static export: pairs, splitting and atlas of a grid, where they are cheap.
+
+What they take is computed while the file is written, from the dictionaries alone. Order, filters and pages are made in
+the browser (static/comparisons.js), so all rows of a table are in the file, with what they are sorted and filtered by.
+What would take long, or fill the file, is left out, and the page in its place says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations, pairwise, permutations
+from typing import Any
+
+from monosemy.app.atlas_page import atlas_data
+from monosemy.app.compare_page import SORTS, compare_data
+from monosemy.app.computed import result_of
+from monosemy.app.export_part import Offline, Part, part, served
+from monosemy.app.query import Query
+from monosemy.app.splitting_page import splitting_data
+from monosemy.app.state import Grid, State
+from monosemy.runtime import UsageError
+
+COSINES = 1 << 26  # of a comparison that is computed for a file
+PAIRS = 20  # of dictionaries of a grid
+MOST_ROWS = 20_000  # of a table
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A page of the app whose table is to be sorted and filtered in the browser."""
+
+    data: Callable[[State, Query], dict[str, Any]]
+    template: str
+    heading: str
+    table: str
+    """What its table is called to those who hear it."""
+    noun: str
+    """What a row of it is."""
+
+
+COMPARE = _Shown(compare_data, "compare.html", "Compare", "Pairs of features", "features")
+SPLITTING = _Shown(splitting_data, "splitting.html", "Splitting", "Features and their children", "features")
+ATLAS = _Shown(atlas_data, "atlas.html", "Atlas", "Clusters", "clusters and single features")
+
+
+def comparisons(state: State, grid: Grid) -> Iterator[Callable[[], Part]]:
+    """What makes each page that compares dictionaries of the grid."""
+    widths = {row["member"]: len(state.directions(grid, row["member"])) for row in grid.rows}
+    yield from _pairs(state, grid, widths)
+    yield from _splitting(state, grid, widths)
+    yield partial(_atlas, state, grid, sum(a * b for a, b in combinations(widths.values(), 2)))
+
+
+def _pairs(state: State, grid: Grid, widths: Mapping[int, int]) -> Iterator[Callable[[], Part]]:
+    """The pages of pairs that are kept: first the one that the app begins with, then those with indexed features."""
+    indexed, numbers = state.indexed(grid), list(widths)
+    pairs = list(permutations(numbers, 2))
+    cheap = [(a, b) for a, b in pairs if widths[a] * widths[b] <= COSINES and widths[a] <= MOST_ROWS]
+    cheap.sort(key=lambda pair: (pair != pairs[0], *(number not in indexed for number in pair), pair))
+    said = kept_pairs(state.name, len(cheap[:PAIRS]), len(cheap), len(pairs))
+    if not pairs or pairs[0] not in cheap:
+        yield partial(served, state, f"/compare {grid.name}", "Compare", said)
+    for a, b in cheap[:PAIRS]:
+        yield partial(_pair, state, grid, a, b, said, f"/compare {grid.name}" if (a, b) == pairs[0] else "")
+
+
+def kept_pairs(run: str, kept: int, cheap: int, pairs: int) -> str:
+    """Which pairs of dictionaries are in the file, in words."""
+    if not pairs:
+        return "This grid has one dictionary; comparing takes two."
+    if kept == pairs:
+        return f"All {pairs:,} pairs of this grid's dictionaries are in this file."
+    parts = [f"{kept:,} of {pairs:,} pairs of this grid's dictionaries are in this file"]
+    if kept < cheap:
+        parts.append(", those whose features are indexed first")
+    if cheap < pairs:
+        parts.append(f"; {pairs - cheap:,} are too large for it")
+    return f"{''.join(parts)}. monosemy serve {run} compares any two."
+
+
+def _pair(state: State, grid: Grid, a: int, b: int, said: str, also: str) -> Part:
+    def rows(data: Mapping[str, Any]) -> dict[str, Any]:
+        columns = {name: [row[name] for row in data["rows"]] for name in SORTS}
+        return {"columns": columns, "sort": data["sort"], "rising": ["id", "partner"]}
+
+    asked = {"grid": grid.name, "a": str(a), "b": str(b)}
+    return _whole(state, COMPARE, asked, f"/compare {grid.name} {a} {b}", rows, said, also)
+
+
+def _splitting(state: State, grid: Grid, widths: Mapping[int, int]) -> Iterator[Callable[[], Part]]:
+    """A page a step from one width to the next."""
+    sizes = sorted(set(widths.values()))
+    cosines = sum(a * b for a, b in pairwise(sizes))
+    if cosines > COSINES:
+        yield partial(served, state, f"/splitting {grid.name} all 0", "Splitting", _too_large(cosines))
+        return
+    for level in range(max(1, len(sizes) - 1)):
+        yield partial(_level, state, grid, level)
+
+
+def _level(state: State, grid: Grid, level: int) -> Part:
+    def rows(data: Mapping[str, Any]) -> dict[str, Any]:
+        marks = [[[row["fate"]]] for row in data["rows"]]
+        members = [each["member"] for each in data["members"]]
+        return {"filters": ["fate"], "marks": marks, "level": level, "levels": _levels(state, grid, members)}
+
+    said = (
+        "This file has the first dictionary of each width. How others split, the server computes: "
+        f"monosemy serve {state.name}."
+    )
+    asked = {"grid": grid.name, "level": str(level)}
+    return _whole(state, SPLITTING, asked, f"/splitting {grid.name} all {level}", rows, said)
+
+
+def _levels(state: State, grid: Grid, members: Sequence[int]) -> list[dict[str, Any]]:
+    """Of each dictionary what its features become: trees of any depth are made of it."""
+    found, indexed = [], state.indexed(grid)
+    for level, member in enumerate(members):
+        of: dict[str, Any] = {"member": member, "index": indexed.get(member), "fates": None, "children": []}
+        if level + 1 < len(members):
+            rows = _all(state, SPLITTING, {"grid": grid.name, "level": str(level)})["rows"]
+            of["fates"] = [row["fate"] for row in rows]
+            of["children"] = [[[child["feature"], child["cosine"]] for child in row["children"]] for row in rows]
+        found.append(of)
+    return found
+
+
+def _atlas(state: State, grid: Grid, cosines: int) -> Part:
+    def rows(data: Mapping[str, Any]) -> dict[str, Any]:
+        marks = [[[own["tag"], own["member"]] for own in row["features"] if own] for row in data["rows"]]
+        return {"filters": ["tag", "of"], "marks": marks}
+
+    name = f"/atlas {grid.name} all no"
+    if cosines > COSINES:
+        return served(state, name, "Atlas", _too_large(cosines))
+    said = (
+        "This file has the atlas of all members by their directions. Of some of them, or with their codes on the "
+        f"activations, the server computes it: monosemy serve {state.name}."
+    )
+    return _whole(state, ATLAS, {"grid": grid.name}, name, rows, said)
+
+
+def _whole(
+    state: State,
+    shown: _Shown,
+    asked: Query,
+    name: str,
+    rows: Callable[[Mapping[str, Any]], dict[str, Any]],
+    said: str,
+    also: str = "",
+) -> Part:
+    """A page with all rows of its table, and what `rows` makes of them for the browser."""
+    try:
+        data = _all(state, shown, asked)
+        held = {"table": shown.table, "noun": shown.noun, **rows(data)} if data["rows"] else None
+    except UsageError as error:  # what the server, too, would answer, or too much for a file
+        return served(state, name, shown.heading, f"{error}.")
+    return part(state, name, shown.template, data, Offline(kept=said, rows=held), also=also)
+
+
+def _all(state: State, shown: _Shown, asked: Query) -> dict[str, Any]:
+    """What a page holds, with the rows of all its pages, computed here where it would wait for a job.
+
+    Raises UsageError as the page does, and for more rows than a file takes.
+    """
+    data = shown.data(state, asked)
+    if waits := data["pending"]:
+        result_of(state, waits["analysis"], waits["values"], cosines=0)
+        data = shown.data(state, asked)
+    if data["total"] > MOST_ROWS:
+        raise UsageError(f"its table has {data['total']:,} rows, more than the {MOST_ROWS:,} that a file takes")
+    while len(data["rows"]) < data["total"]:
+        data["rows"] += shown.data(state, {**asked, "at": str(len(data["rows"]))})["rows"]
+    return data
+
+
+def _too_large(cosines: int) -> str:
+    return f"It takes {cosines:,} cosines; of what takes more than {COSINES:,} a file has none, and the server has it."
