@@ -35,7 +35,7 @@ test: setup
 CHROMIUM := chromium chromium-driver
 test-browser: setup
 	command -v chromium > /dev/null && command -v chromedriver > /dev/null || { apt-get -q update && apt-get install -q -y $(CHROMIUM); }
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest tests/browser -n 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -124,17 +124,8 @@ def save_index(path: Path, n: int, grid: Artifact, store: TokenStore) -> Artifac
         save_tensors(draft.file("tokens.safetensors"), {"seen": seen_V, **named})
         counts = SimpleNamespace(count_N=count_N, sum_N=count_N * (0.5 + torch.rand(n, generator=dice)).double())
         top = SimpleNamespace(values_NEW=groups["top"][1] * alive_N[:, None, None], window=SETTINGS.window)
-        texts = TokenTexts(store.tokenizer)
-        writer._write_tables(
-            draft,
-            counts,
-            top,
-            N_TOKENS,
-            mcs_N,
-            documents,
-            {"seen": seen_V, **named},
-            texts,  # type: ignore[arg-type]
-        )
+        given = counts, top, N_TOKENS, mcs_N, documents, {"seen": seen_V, **named}, TokenTexts(store.tokenizer)
+        writer._write_tables(draft, *given)  # type: ignore[arg-type]
         counts_NH = torch.randint(100, (n, BINS.stop - BINS.start), generator=dice) * alive_N[:, None]
         edges = bin_edges()[BINS.start : BINS.stop + 1]
         save_tensors(draft.file("histogram.safetensors"), {"edges": edges, "counts": counts_NH})
@@ -185,12 +176,10 @@ def requests(n: int, token: str) -> dict[str, str]:
            for column in sorts for desc, way in ((0, "rising"), (1, "falling"))},
         "density from … to, few left": features(**few, sort="max", desc=1),
         "density and dead, most left, by max": features(**many, sort="max", desc=1),
-        "MCS at least 0.9, by density": features(mcs_other_seed_min=0.9, sort="density", desc=1),
         "MCS, max and density, by mean": features(mcs_other_seed_min=0.5, max_min=1.5, density_min=1e-4, sort="mean"),
         "verdict, by MCS": features(verdict=VERDICTS[1], sort="mcs_other_seed", desc=1),
         "verdict and density, by max": features(verdict=VERDICTS[1], density_min=1e-4, sort="max", desc=1),
         "text “e”, by density": features(q="e", sort="density", desc=1),
-        "text “qz”, by density": features(q="qz", sort="density", desc=1),
         "text “the” and MCS, by max": features(q="the", mcs_other_seed_min=0.8, sort="max", desc=1),
         f"page {deep // ROWS + 1:,}, by number": features(at=deep),
         f"page {deep // ROWS + 1:,}, by density": features(sort="density", desc=1, at=deep),

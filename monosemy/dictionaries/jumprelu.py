@@ -42,8 +42,8 @@ from monosemy.dictionaries.variant import Centre, Hyper, Params, Scaling, Shape,
 from monosemy.kernels.firings import Firings
 
 BANDWIDTH = 0.5  # ε: of a window, as a share of its threshold
-START = 0.15  # θ, for rows of norm 1
-EASE, EASED = 2.5, 0.7  # times k: L0 at first; share of a run over which it falls to k
+START = 0.2  # θ, for rows of norm 1
+EASE, EASED = 2.0, 0.7  # times k: L0 at first; share of a run over which it falls to k
 EASIEST = 1 / 4  # of the width: no higher is L0 eased, or pre-activations below 0 would be wanted
 RATE = 0.05  # how much `level` moves a step, for each unit of log(L0 / its target)
 LOWER = 5.0  # by how many entries worth λ a threshold is lowered that no entry of a batch reached
