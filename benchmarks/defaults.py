@@ -154,11 +154,12 @@ def best_rates(means: Sequence[Row]) -> list[Row]:
         known = [row for row in same if row["loss"] is not None]
         best = min(known, key=lambda row: row["loss"])
         good = [row["lr"] for row in known if row["loss"] <= (1 + NEAR) * best["loss"]]
-        nearest = min(known, key=lambda row: abs(math.log(row["lr"] / default_lr(variant, width, batch))))
+        own = default_lr(variant, width, batch, best["steps"])
+        nearest = min(known, key=lambda row: abs(math.log(row["lr"] / own)))
         found.append(
             {
                 "data": data, "variant": variant, "width": width, "batch": batch, "best lr": best["lr"],
-                "as good": f"{min(good):g} … {max(good):g}", "default lr": default_lr(variant, width, batch),
+                "as good": f"{min(good):g} … {max(good):g}", "default lr": own,
                 "FVU": best["FVU"], "L0": best["L0"], "dead": best["dead"], "MMCS": best["MMCS"],
                 "loss of the default / best": nearest["loss"] / best["loss"], "loss": best["loss"], "s": best["s"],
             }

@@ -11,7 +11,7 @@ from typing import Any
 from record import machine, table
 
 from monosemy.dictionaries.store import VARIANTS
-from monosemy.training.settings import TrainSettings
+from monosemy.training.settings import LONG, TrainSettings
 
 Row = Mapping[str, Any]
 
@@ -44,6 +44,10 @@ def rules(best: Sequence[Row], near: float, tried: Sequence[str]) -> list[str]:
         f"{100 * (statistics.median(losses) - 1):.1f} % of the loss in the median and {100 * (max(losses) - 1):.1f} % "
         f"at worst; it is within {100 * near:.0f} % of the best in "
         f"{sum(x <= 1 + near for x in losses)} of {len(losses)} cells."
+    )
+    lines.append(
+        f"No run here is longer than {LONG:,} steps. Longer ones want less: from there on the default falls by "
+        f"√({LONG:,} / steps) (`benchmarks/long_runs.py`, [its record](../benchmarks/records))."
     )
     for key, values in (("batch", batches), ("width", widths)):
         parts = []

@@ -64,7 +64,8 @@ def main() -> None:
         row["recipe"] += ", copies resampled"
     rows = with_best(rows)
     print("\n".join(table(rows)))
-    print(write_record("equal-data", rows, f"python benchmarks/equal_data.py {' '.join(sys.argv[1:])}".strip()))
+    name = "equal-data" if peers else "equal-data-ours"
+    print(write_record(name, rows, f"python benchmarks/equal_data.py {' '.join(sys.argv[1:])}".strip()))
 
 
 if __name__ == "__main__":

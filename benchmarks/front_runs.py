@@ -64,7 +64,7 @@ def run(part: Part, library: str, kinds: Sequence[str], seed: int, tick: Ticker)
         trained = _ours(part, kinds, source.rows, seed, tick)
     else:
         stream = source.rows.batches(part.batch, ROW_ORDER_SEED)
-        lr = default_lr("topk", part.width, part.batch)
+        lr = default_lr("topk", part.width, part.batch, part.steps)
         rates = {kind: tuple(factor * lr for factor in FASTER.get(kind, (1.0,))) for kind in kinds}
         peers = peers_of(library, part, source.rows, seed, rates)
         for _ in range(part.steps):

@@ -233,7 +233,7 @@ def _stacks(work: Work, dtype: str, first_BD: torch.Tensor, rates: tuple[float, 
     dial = {"k": work.k} if work.variant == "topk" else {"l1": work.l1}
     settings = settings_from(
         variant=work.variant, width=work.widths, batch=work.batch, scale="none", clip=CLIP, dtype=dtype,
-        lr=rates or (default_lr(work.variant, max(work.widths), work.batch),), device=work.device, **dial,
+        lr=rates or (default_lr(work.variant, max(work.widths), work.batch, 1),), device=work.device, **dial,
     )  # fmt: skip
     frame = framed(ArrayRows(first_BD.cpu()), settings.frame)
     return ensembles_of(grid(settings, work.d_in), settings, frame, torch.device(work.device), work.batch)

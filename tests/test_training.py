@@ -34,7 +34,15 @@ from monosemy.training.dead import DeadSettings
 from monosemy.training.ensemble import Ensemble, ensembles_of
 from monosemy.training.frame import framed
 from monosemy.training.schedule import Schedule
-from monosemy.training.settings import DEFAULT_VARIANT, Member, TrainSettings, default_k, default_steps, grid
+from monosemy.training.settings import (
+    DEFAULT_VARIANT,
+    Member,
+    TrainSettings,
+    default_k,
+    default_lr,
+    default_steps,
+    grid,
+)
 from monosemy.training.sweep import fit, fit_grid, settings_from, train
 
 D, G = 24, 32
@@ -190,6 +198,14 @@ def test_default_steps_read_the_rows_four_times_within_bounds() -> None:
     assert default_steps(1000, 10) == 1000
     assert default_steps(1000, 10**10) == 100_000
     assert default_steps(1000, None) == 1000
+
+
+def test_long_runs_take_lower_rates() -> None:
+    assert default_lr("topk", 512, 1024, 10) == default_lr("topk", 512, 1024, 1600) == pytest.approx(1e-2)
+    assert default_lr("topk", 2048, 256, 6400) == pytest.approx(1e-2 / 8)
+    assert grid(settings_from(variant="topk", width=512, steps=6400), 8)[0].lr == pytest.approx(5e-3)
+    no_steps = settings_from(variant="topk", width=512)
+    assert [grid(no_steps, 8, rows)[0].lr for rows in (None, 1_638_400)] == pytest.approx([1e-2, 5e-3])
 
 
 def test_flat_names_find_their_group() -> None:

@@ -31,6 +31,7 @@ DEFAULT_PENALTY: Penalty = "sum"
 WIDTH_OVER_D_IN = 2
 MIN_ROWS, MAX_ROWS = 1_000_000, 100_000_000  # what a run reads, unless `steps` says otherwise
 EPOCHS = 4
+LONG = 1600  # steps up to which the rates were settled; from there on they fall
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,12 @@ class Member:
         return self.l1 * d_in / self.width if penalty == "interim" else self.l1
 
 
-def grid(settings: TrainSettings, d_in: int) -> list[Member]:
-    """Every member, in the order of the settings. Raises UsageError where one comes twice, or k is above a width."""
+def grid(settings: TrainSettings, d_in: int, n_rows: int | None = None) -> list[Member]:
+    """Every member, in the order of the settings; `n_rows` (None: no end) says how long a run without `steps` is.
+
+    Raises UsageError where a member comes twice, or k is above a width.
+    """
+    steps = settings.steps or default_steps(settings.batch, n_rows)
     widths = settings.width or (WIDTH_OVER_D_IN * d_in,)
     members = []
     for variant, width in product(settings.variant, widths):
@@ -135,7 +140,7 @@ def grid(settings: TrainSettings, d_in: int) -> list[Member]:
         if dial == "l1":
             values = settings.l1 or (VARIANTS[variant].usual_l1,)
         noises = settings.noise if VARIANTS[variant].noisy else (None,)
-        rates = settings.lr or (default_lr(variant, width, settings.batch),)
+        rates = settings.lr or (default_lr(variant, width, settings.batch, steps),)
         for value, noise, lr, seed in product(values, noises, rates, settings.seed):
             if dial == "k" and value > width:
                 raise UsageError(f"`k` (={value}) must be at most the dictionary width (={width}); lower k or widen it")
@@ -161,10 +166,11 @@ def default_k(width: int) -> int:
     return max(1, min(MOST_K, width // 16))
 
 
-def default_lr(variant: str, width: int, batch: int) -> float:
-    """1e-2 up to width 512 and from batch 1024 on; less by √width beyond and √batch below; times the variant's `pace`
-    (docs/defaults.md)."""
-    return VARIANTS[variant].pace * 1e-2 * min(1.0, math.sqrt(512 / width)) * min(1.0, math.sqrt(batch / 1024))
+def default_lr(variant: str, width: int, batch: int, steps: int) -> float:
+    """1e-2 up to width 512, from batch 1024 on and up to LONG steps; less by √width and √steps beyond and √batch below;
+    times the variant's `pace` (docs/defaults.md; for steps, `benchmarks/long_runs.py`)."""
+    beyond = min(1.0, 512 / width) * min(1.0, batch / 1024) * min(1.0, LONG / steps)
+    return VARIANTS[variant].pace * 1e-2 * math.sqrt(beyond)
 
 
 def default_steps(batch: int, n_rows: int | None) -> int:

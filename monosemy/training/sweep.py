@@ -46,7 +46,7 @@ def train(
     """
     settings = settings or settings_from(**options)
     source = open_joined(activations, target, others)
-    members = grid(settings, source.d_in)
+    members = grid(settings, source.d_in, source.n_rows)
     steps = settings.steps or default_steps(settings.batch, source.n_rows)
     config = {**asdict(settings), "width": list(dict.fromkeys(member.width for member in members)), "steps": steps}
     config["compute"] = {"dtype": settings.compute.dtype}  # on what it is computed changes rounding only
@@ -84,7 +84,7 @@ def fit(
     """
     rows = _rows(x)
     settings = settings or settings_from(**options)
-    if (count := len(grid(settings, rows.d_in))) != 1:
+    if (count := len(grid(settings, rows.d_in, rows.n_rows))) != 1:
         raise UsageError(f"these settings make {count} dictionaries; call fit_grid for a grid")
     [(_, dictionary)] = fit_grid(rows, settings=settings)
     return dictionary
@@ -106,7 +106,7 @@ def fit_grid(
     settings = settings or settings_from(**options)
     if rows.n_rows is not None and rows.n_rows < settings.batch:
         settings = replace(settings, batch=rows.n_rows)
-    members = grid(settings, rows.d_in)
+    members = grid(settings, rows.d_in, rows.n_rows)
     stacks = _stacks(members, settings, rows)
     steps = settings.steps or default_steps(settings.batch, rows.n_rows)
     train_stacks(stacks, rows, settings, steps, None, watch)
