@@ -31,8 +31,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# Debian's Chromium and its driver; as root they are installed where they are missing.
-CHROMIUM := chromium chromium-driver
+# Debian's Chromium, its driver, and letters of other scripts for its screenshots; as root they are installed where the
+# first two are missing.
+CHROMIUM := chromium chromium-driver fonts-noto-core fonts-noto-cjk
 test-browser: setup
 	command -v chromium > /dev/null && command -v chromedriver > /dev/null || { apt-get -q update && apt-get install -q -y $(CHROMIUM); }
 	$(BIN)/python -m pytest tests/browser -n 2 --dist worksteal
@@ -55,6 +56,8 @@ bench: setup
 	$(BIN)/python benchmarks/vocabulary.py
 	$(BENCH) benchmarks/index.py
 	$(BIN)/python benchmarks/index.py --arms ours --tokens 500000 --rounds 1
+	$(BIN)/python benchmarks/paging.py
+	test ! -d runs/demo || $(BIN)/python benchmarks/serve.py runs/demo
 
 # How good dictionaries are beside the peers', and the studies behind the defaults: about an hour on two cores.
 bench-quality: setup

@@ -54,7 +54,7 @@ from monosemy.runtime import generator_for
 D_IN, SITE = 512, "layers.2.resid_post"
 N_TOKENS = 10**7  # that the index says it saw
 DEAD = 0.05  # share of the features
-BINS = slice(122, 136)  # of the histogram
+BINS = slice(232, 288)  # of the histogram: seven octaves
 DEEP = 10_000  # the page that is deep
 MODEL = Parent("model", "0" * 64, "nowhere")
 SETTINGS = FeatureSettings(

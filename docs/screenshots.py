@@ -1,19 +1,23 @@
 """The pictures of docs/lab.md: the app over a run, driven as a reader would.
 
-    python docs/screenshots.py runs/demo [--feature 12] [--out docs/figures]
+    python docs/screenshots.py runs/demo [--feature 12] [--only steer mcs] [--out docs/figures]
 
-Needs Debian's chromium and chromium-driver (`make test-browser` installs them). The feature is the living one with the
-largest MCS whose strongest example has text before it, unless it is named; the prompt is that example up to its peak.
+Needs Debian's chromium and chromium-driver (`make test-browser` installs them), and for the column of verdicts
+`monosemy verdicts runs/demo/features`. The feature is the one that docs/lab.md follows, by its rule, unless another is
+named. What the lab shows live is asked for by its link, as a reader would repeat it. A review session stays in the run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
@@ -22,13 +26,28 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from monosemy.analysis.feature import FeatureIndex
+from monosemy.analysis.search import features_of_token
 
-WAIT_S = 300
+WAIT_S = 400
+WIDTH, TALLEST = 1200, 1500  # of a picture
+TOKEN, MCS, DENSITY = " raise", 0.9, 0.01  # the rule: see `chosen`
+PROMPT = "        if not value:\n            raise"
+TEXTS = "\n".join(["def open(path):", "    if not path:", "        raise ValueError(path)"])
+LIST = {"sort": "mcs_other_seed", "desc": 1, "mcs_other_seed_min": MCS, "density_max": DENSITY}
+LIVE: dict[str, dict[str, Any]] = {
+    "context": {"prompt": PROMPT},
+    "alone": {},
+    "neurons": {"max_tokens": 200_000},
+    "curves": {"directions": 50, "max_tokens": 200_000},
+    "probe": {"max_tokens": 200_000},
+    "logits": {},
+    "ablation": {"prompt": PROMPT},
+    "steer": {"prompt": "    def read(self, size):\n", "strength": 0.5, "new_tokens": 30},
+}
 FINISHED = """
-const panels = document.querySelectorAll(".lab-result");
-return panels.length === arguments[0] && panels[0].querySelector(".lab-body .chart svg, .lab-body .strip, .lab-body p");
+const panel = document.querySelector(".lab-result");
+return panel && !panel.querySelector("progress") && panel.querySelector(".lab-body").childElementCount > 0;
 """
-ACTIONS = {"context": "Ablate context", "append": "Scan append", "steer": "Steer"}
 
 
 def main() -> None:
@@ -36,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--feature", type=int)
+    parser.add_argument("--only", nargs="*", help="pictures to take, by their names; all without")
     parser.add_argument("--out", type=Path, default=Path("docs/figures"))
     said = parser.parse_args()
     index = FeatureIndex.open(said.run / "features")
@@ -46,57 +66,99 @@ def main() -> None:
     try:
         assert server.stdout is not None
         address = server.stdout.readline().strip().rstrip("/")
-        browser = opened()
+        camera = Camera(address, said.out, said.only)
         try:
-            take(browser, address, feature, prompt_of(index, feature), said.out)
+            take(camera, index, feature, json.loads((said.run / "scores" / "scores.json").read_text()))
         finally:
-            browser.quit()
+            camera.browser.quit()
     finally:
         server.terminate()
 
 
-def take(browser: Chrome, address: str, feature: int, prompt: str, out: Path) -> None:
-    """The pictures, page by page."""
-    for name, path, height in (
-        ("runs", "/", 700),
-        ("grid", "/grid", 900),
-        ("features", "/features?sort=mcs_other_seed&desc=1", 800),
-        ("feature", f"/features/{feature}", 1500),
-        ("compare", "/compare?a=0&b=1", 1000),
-    ):
-        browser.set_window_size(1200, height)
-        browser.get(address + path)
-        browser.execute_async_script("setTimeout(arguments[0], 1500)")  # plots draw themselves
-        browser.save_screenshot(str(out / f"lab-{name}.png"))
-    browser.get(f"{address}/features/{feature}")
-    waiting = WebDriverWait(browser, WAIT_S)
-    box = waiting.until(lambda page: page.find_element(By.ID, "lab-text"))
-    box.send_keys(prompt)
-    for number, (name, label) in enumerate(ACTIONS.items(), 1):
-        press(browser, label)
-        waiting.until(lambda page, n=number: page.execute_script(FINISHED, n))
-        section = browser.find_element(By.CSS_SELECTOR, ".lab-result")
-        browser.execute_script("arguments[0].scrollIntoView()", section)
-        browser.execute_async_script("setTimeout(arguments[0], 1500)")
-        section.screenshot(str(out / f"lab-{name}.png"))
-
-
-def press(browser: Chrome, label: str) -> None:
-    """Press the button that is called so."""
-    (button,) = [each for each in browser.find_elements(By.TAG_NAME, "button") if each.text == label]
-    button.parent.execute_script("arguments[0].click()", button)  # wherever the page is scrolled to
-
-
 def chosen(index: FeatureIndex) -> int:
-    """The feature to show."""
-    rows, _ = index.page(sort="mcs_other_seed", descending=True, limit=50, dead=False)
-    return next(int(row["id"]) for row in rows if len(prompt_of(index, int(row["id"]))) > 20)
+    """Of the features with an MCS of at least 0.9 and a density below 1 %, the one that tells ` raise` best by F1."""
+    telling = [row for row in features_of_token(index, TOKEN).table().rows if row[0] == "telling"]
+    rows, _ = index.page(sort="id", limit=index.n_features, dead=False)
+    eligible = {row["id"] for row in rows if (row["mcs_other_seed"] or 0) >= MCS and row["density"] <= DENSITY}
+    return next(int(row[1]) for row in telling if row[1] in eligible)
 
 
-def prompt_of(index: FeatureIndex, feature: int) -> str:
-    """The text of the strongest example up to its peak, ten tokens at most."""
-    example = index.feature(feature).examples["top"][0]
-    return "".join(example.tokens[max(0, example.peak - 9) : example.peak + 1])
+class Camera:
+    """A browser, and where its pictures go."""
+
+    def __init__(self, address: str, out: Path, only: list[str] | None) -> None:
+        self.address, self.out, self.only = address, out, only
+        self.browser = opened()
+        self.waiting = WebDriverWait(self.browser, WAIT_S)
+
+    def wanted(self, name: str) -> bool:
+        """Whether this picture was asked for."""
+        return self.only is None or name in self.only
+
+    def visit(self, path: str, height: int = TALLEST) -> None:
+        """Open a page and let its plots draw themselves."""
+        self.browser.get("about:blank")  # an address that differs behind # alone loads nothing anew
+        self.browser.set_window_size(WIDTH, height)
+        self.browser.get(self.address + path)
+        self.rest()
+
+    def rest(self) -> None:
+        self.browser.execute_async_script("setTimeout(arguments[0], 1500)")
+
+    def page(self, name: str, path: str, height: int, ready: str = "main h1") -> None:
+        """The top of a page, once `ready` is on it."""
+        if not self.wanted(name):
+            return
+        self.visit(path, height)
+        self.waiting.until(lambda page: page.find_elements(By.CSS_SELECTOR, ready))
+        self.rest()
+        self.browser.save_screenshot(str(self.out / f"lab-{name}.png"))
+
+    def panel(self, name: str, path: str) -> None:
+        """The result of a live analysis."""
+        if not self.wanted(name):
+            return
+        self.visit(path, 3 * TALLEST)  # so that the whole panel is in the window
+        self.waiting.until(lambda page: page.execute_script(FINISHED))
+        self.rest()
+        section = self.browser.find_element(By.CSS_SELECTOR, ".lab-result")
+        self.browser.execute_script("arguments[0].scrollIntoView()", section)
+        section.screenshot(str(self.out / f"lab-{name}.png"))
+
+
+def take(camera: Camera, index: FeatureIndex, feature: int, scores: list[dict[str, Any]]) -> None:
+    """The pictures, page by page."""
+    member, sibling = index.artifact.config["member"], index.artifact.info["mcs_sibling"]
+    camera.page("runs", "/", 700)
+    camera.page("features", f"/features?{urlencode(LIST)}", 600)
+    camera.page("search", f"/search#{urlencode({'prompt': TEXTS, 'n': 10})}", 760, ".lab-body .example")
+    camera.page("feature", f"/features/{feature}", 1540)
+    for name, values in LIVE.items():
+        camera.panel(name, f"/features/{feature}#{urlencode({'lab': name, **values})}")
+    ready = "table.data tbody tr"
+    camera.page("mcs", f"/mcs?{urlencode({'a': member, 'others': sibling})}", 900, ready)
+    alike = [row for row in scores if row["l1"] == scores[member]["l1"]]  # other seeds and widths
+    members = ",".join(str(row["member"]) for row in alike)
+    camera.page("atlas", f"/atlas?{urlencode({'members': members, 'codes': 'yes'})}", 900, "[aria-label=Clusters]")
+    members = ",".join(str(row["member"]) for row in alike if row["seed"] == scores[member]["seed"])
+    camera.page("splitting", f"/splitting?{urlencode({'members': members, 'feature': feature})}", 900, "#tree")
+    review(camera)
+
+
+def review(camera: Camera) -> None:
+    """A blind session at its first feature."""
+    if not camera.wanted("review"):
+        return
+    camera.visit("/review")
+    camera.browser.find_element(By.CSS_SELECTOR, "#review-new button").click()
+    camera.waiting.until(lambda page: page.find_elements(By.ID, "reviewer"))
+    path = camera.browser.current_url.removeprefix(camera.address)
+    camera.visit(path, 800)
+    camera.browser.find_element(By.ID, "reviewer").send_keys("Ann")
+    camera.browser.find_element(By.CSS_SELECTOR, "#review-who button").click()
+    camera.waiting.until(lambda page: page.find_elements(By.CSS_SELECTOR, ".review-feature .example"))
+    camera.rest()
+    camera.browser.save_screenshot(str(camera.out / "lab-review.png"))
 
 
 def opened() -> Chrome:

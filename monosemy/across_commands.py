@@ -26,12 +26,14 @@ def mcs(
     dictionaries: str | None = None,
     meaningful: bool = False,
     low: float = RECOVERED,
+    sort: str = "mcs",
+    ascending: bool = False,
     out: Path | None = None,
     json: Json = False,
 ) -> None:
     """Every feature of a member beside other members of its grid: S1's spreadsheet, nearest and one-to-one.
 
-    For example: monosemy analyse mcs runs/demo --others 1 --out mcs/
+    For example: monosemy analyse mcs runs/demo --others 1 --sort density --out mcs/
 
     Args:
         run: A run folder.
@@ -40,6 +42,8 @@ def mcs(
         dictionaries: The name of the grid, where the run has several.
         meaningful: Say which features look meaningful; reads the model and the corpus.
         low: What is called a low MCS, at most.
+        sort: The column that the rows are ordered by, such as mcs (with the first of `others`), density or feature.
+        ascending: The lowest first; without it the highest.
         out: A folder for the result with its pictures and a spreadsheet; without it the table is printed.
         json: Print JSON instead of a table.
     """
@@ -52,7 +56,8 @@ def mcs(
     wanted = others or tuple(row["member"] for row in grid.rows if row["member"] != number)
     lab = state.lab(name, number) if meaningful else None
     opened = None if index is None else state.indexes[index]
-    show(mcs_table((path, number), [(path, each) for each in wanted], index=opened, lab=lab, low=low), out, json)
+    found = mcs_table((path, number), [(path, each) for each in wanted], index=opened, lab=lab, low=low)
+    show(found.ordered(sort, not ascending), out, json)
 
 
 def atlas(

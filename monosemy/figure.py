@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
 from html import escape
@@ -94,7 +95,9 @@ def svg_source(figure: Figure, name: str) -> str:
     import matplotlib
 
     buffer = StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # Its text stays text, drawn by the viewer's fonts; that DejaVu lacks a letter matters to the layout alone.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata={"Date": None})
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
 

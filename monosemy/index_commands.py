@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from monosemy.app.state import State
 
 From = Annotated[Path, tyro.conf.arg(name="from")]
+FromFiles = Annotated[tuple[Path, ...], tyro.conf.arg(name="from")]
 
 
 def examples(
@@ -130,6 +131,7 @@ def probe_labels(
     pooling: Literal["max", "mean"] = "max",
     seed: int = 0,
     member: int | None = None,
+    dictionaries: str | None = None,
     out: Path | None = None,
     json: Json = False,
 ) -> None:
@@ -145,6 +147,7 @@ def probe_labels(
         pooling: What a text's tokens come to: the largest code, or the mean.
         seed: Of the division into training and test.
         member: The dictionary's number (default: the one whose features are indexed).
+        dictionaries: The name of the grid, where the run has several.
         out: A folder for the result with its pictures; without it the table is printed.
         json: Print JSON instead of a table.
     """
@@ -152,7 +155,9 @@ def probe_labels(
     from monosemy.analysis.probing import probe_labels as run_probe
 
     texts, labels = labelled_texts(source)
-    found = run_probe(open_lab(run, member), texts, labels, ks, positive=positive, pooling=pooling, seed=seed)
+    found = run_probe(
+        open_lab(run, member, dictionaries), texts, labels, ks, positive=positive, pooling=pooling, seed=seed
+    )
     show(found, out, json)
 
 
@@ -165,15 +170,17 @@ INDEX: dict[str, Callable[..., Any]] = {
 
 
 def explanations(
-    features: Positional[Path], /, source: From, author: str | None = None, out: Path | None = None
+    features: Positional[Path], /, source: FromFiles, author: str | None = None, out: Path | None = None
 ) -> None:
     """Keep explanations of features beside their index, for the app to show, sort and filter by.
 
-    For example: monosemy explanations runs/demo/features --from explanations.jsonl --author ann
+    All of an index are brought at once: the app shows one such folder of an index, and names the others.
+
+    For example: monosemy explanations runs/demo/features --from people.csv models.jsonl --author ann
 
     Args:
         features: A folder that `monosemy features` wrote.
-        source: A file of explanations, packed with gzip or not: JSON lines of {"feature": 12, "text": …}, with an
+        source: Files of explanations, packed with gzip or not: JSON lines of {"feature": 12, "text": …}, with an
             author and a score or not; Neuronpedia's explanation rows; CSV with such a header; or a review's CSV.
         author: Whose those are that name no author: a person or a model.
         out: Where the explanations go (default: `explanations` beside the index).

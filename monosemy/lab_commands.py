@@ -1,8 +1,8 @@
 """The lab on the command line: `monosemy analyse NAME RUN …` for each analysis, `monosemy verdicts` and
 `monosemy serve RUN`.
 
-An analysis is a plain function of a lab, so its command is made of its signature: the lab becomes a run folder and a
-member, everything else stays as it is. The result is printed as a table, or saved with its pictures.
+An analysis is a plain function of a lab, so its command is made of its signature: the lab becomes a run folder, a grid
+and a member of it, everything else stays as it is. The result is printed as a table, or saved with its pictures.
 """
 
 from __future__ import annotations
@@ -90,8 +90,10 @@ def command(name: str) -> Callable[..., None]:
     module, function = ANALYSES[name]
     analysis = getattr(import_module(f"monosemy.analysis.{module}"), function)
 
-    def run(run: Path, *, member: int | None, out: Path | None, json: bool, **options: Any) -> None:
-        show(analysis(open_lab(run, member), **options), out, json)
+    def run(
+        run: Path, *, member: int | None, dictionaries: str | None, out: Path | None, json: bool, **options: Any
+    ) -> None:
+        show(analysis(open_lab(run, member, dictionaries), **options), out, json)
 
     run.__signature__ = _signature(analysis)  # type: ignore[attr-defined]
     run.__annotations__ = {name: each.annotation for name, each in _signature(analysis).parameters.items()}
@@ -126,30 +128,27 @@ HELP = {
     "n_tokens": "How many tokens of either side.",
     "seed": "Of what is drawn.",
     "member": "The dictionary's number (default: the one whose features are indexed).",
+    "dictionaries": "The name of the grid, where the run has several (default: the one whose features are indexed).",
     "out": "A folder for the result with its pictures; without it the table is printed: all of it as CSV into a pipe "
     "or file, its beginning on a terminal.",
     "json": "Print JSON instead of a table.",
 }
 
 
-def open_lab(run: Path, member: int | None) -> Lab:
-    """The lab of one member of the run's grid. Raises UsageError where the run does not hold what that needs."""
+def open_lab(run: Path, member: int | None, dictionaries: str | None = None) -> Lab:
+    """The lab of a member of one of the run's grids. Raises UsageError where the run does not hold what that needs."""
     from monosemy.app.state import State
 
     state = State(run)
-    return state.lab(*chosen(state, None, member))
+    return state.lab(*chosen(state, dictionaries, member))
 
 
 def chosen(state: State, dictionaries: str | None, member: int | None) -> tuple[str, int]:
-    """The grid and the member that are meant: where neither is said, those whose features are indexed."""
-    if dictionaries is not None or (member is not None or not state.indexes):
-        grid = state.grid(dictionaries)
-    else:
-        indexed, member = state.member_of(state.index()[1])
-        grid = indexed or state.grid()
+    """The grid and the member that are meant: what is not said is that of the first index, where there is one."""
+    indexed = state.member_of(state.index()[1])[0] if dictionaries is None and state.indexes else None
+    grid = indexed or state.grid(dictionaries)
     if member is None:
-        own = list(state.indexed(grid))
-        member = own[0] if own else grid.chosen or 0
+        member = next(iter(state.indexed(grid)), grid.chosen or 0)
     return grid.name, member
 
 
@@ -214,6 +213,7 @@ def _signature(analysis: Callable[..., Any]) -> inspect.Signature:
             inspect.Parameter("run", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Positional[Path]),
             *own,
             inspect.Parameter("member", keyword, default=None, annotation=int | None),
+            inspect.Parameter("dictionaries", keyword, default=None, annotation=str | None),
             inspect.Parameter("out", keyword, default=None, annotation=Path | None),
             inspect.Parameter("json", keyword, default=False, annotation=Json),
         ]

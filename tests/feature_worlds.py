@@ -34,13 +34,14 @@ def token_store(folder: Path, lengths: Sequence[int], seed: int = 0, **settings:
 class TableModel:
     """x of a token: whole numbers that depend on it and on the one before it. It stands for a `LanguageModel`."""
 
+    vocab_size = VOCAB + 3
+
     def __init__(self, linear_path: bool = True, d_in: int = D_IN, device: str = "cpu") -> None:
         self.device, self.dtype = torch.device(device), torch.float32
         generator = torch.Generator().manual_seed(3)
         self.table_VD = torch.randint(-3, 4, (VOCAB, d_in), generator=generator).float().to(device)
         self.before_VD = torch.randint(-2, 3, (VOCAB, d_in), generator=generator).float().to(device)
         self.out_DV = torch.randn(d_in, VOCAB + 3, generator=generator).to(device)  # three columns of padding
-        self.vocab_size = VOCAB + 3
         self.linear_path = linear_path
         self.passes = 0
 

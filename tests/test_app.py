@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -17,19 +18,24 @@ from typing import Any
 import pytest
 import torch
 from app_run import HOSTILE, NAME, WIDTH, app_run
+from feature_worlds import grid, whole_number_dictionary
 from starlette.testclient import TestClient
 
 from monosemy.analysis.feature import FeatureIndex
+from monosemy.analysis.verdict import VERDICTS
 from monosemy.app import security
-from monosemy.app.compare_page import compare_data
-from monosemy.app.feature_list import COLUMNS
-from monosemy.app.grid_page import heatmaps
+from monosemy.app.compare_page import compare_data, first_member, partner_of
+from monosemy.app.feature_list import COLUMNS, feature_list
+from monosemy.app.feature_page import feature_data
+from monosemy.app.grid_page import heatmaps, undominated
 from monosemy.app.lineage import lineage
-from monosemy.app.pages import PAGES
+from monosemy.app.mcs_page import mcs_data
+from monosemy.app.pages import PAGES, rendered
 from monosemy.app.recent import Recent
 from monosemy.app.server import address_of, check_access, make_app, serve
 from monosemy.app.state import Grid, State
 from monosemy.artifact import Artifact
+from monosemy.dictionaries.store import DictionaryStore
 from monosemy.runtime import UsageError
 
 ADDRESSES = (
@@ -214,7 +220,21 @@ def test_lists_come_in_pages(client: TestClient, monkeypatch: pytest.MonkeyPatch
         address = data["next"] and data["next"].replace("/features?", "/features.json?")
     assert sorted(seen) == list(range(WIDTH))
     assert data["previous"] is not None
-    assert client.get("/features.json?at=1000").json()["rows"] == []
+
+
+@pytest.mark.parametrize("page", ["/features", "/compare", "/mcs", "/atlas"])
+def test_behind_the_end_of_a_list_is_its_last_page(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    for module in ("feature_list", "compare_page", "mcs_page", "atlas_page"):
+        monkeypatch.setattr(f"monosemy.app.{module}.ROWS", 10)
+    data = client.get(f"{page}.json?at=99999999999").json()
+    first = (data["total"] - 1) // 10 * 10
+    assert data["total"] > 10
+    assert (data["first"], len(data["rows"]), data["next"]) == (first, data["total"] - first, None)
+    assert data["previous"].endswith(f"at={first - 10}")
+    none = client.get("/features.json?density_min=2&at=5").json()
+    assert (none["total"], none["first"], none["previous"], none["next"]) == (0, 0, None, None)
 
 
 def test_previous_and_next_follow_the_list(client: TestClient) -> None:
@@ -252,11 +272,23 @@ def test_the_grid_leads_to_its_members_and_their_features(client: TestClient) ->
     assert [row["features"] for row in data["rows"]] == ["features", "features-1"]
     front = data["charts"][0]
     assert front["chart"]["marks"][0]["x"] == [3.0, 4.0]
-    assert front["links"] == [["/grid/0?grid=dictionaries", "/grid/1?grid=dictionaries"]]
+    both = ["/grid/0?grid=dictionaries", "/grid/1?grid=dictionaries"]
+    assert front["links"] == [both, both, both[1:]]
+    joined, chosen = front["chart"]["marks"][1:]
+    assert (joined["mark"], joined["x"], joined["y"]) == ("curve", [3.0, 4.0], [0.25, 0.125])
+    assert (chosen["ring"], chosen["x"], chosen["y"]) == (True, [4.0], [0.125])
     member = client.get("/grid/1.json").json()
     assert member["chosen"]
     assert member["others"][0]["href"] == "/compare?grid=dictionaries&a=1&b=0"
     assert (member["previous"], member["next"]) == ("/grid/0?grid=dictionaries", None)
+
+
+def test_the_undominated_are_those_that_no_other_is_better_than_in_both() -> None:
+    rows = [
+        {"l0": l0, "fvu": fvu} for l0, fvu in ((9, 0.1), (2, 0.5), (2, 0.4), (3, 0.4), (5, 0.2), (4, 0.3), (12, 0.2))
+    ]
+    best = [(row["l0"], row["fvu"]) for row in undominated(rows)]
+    assert best == [(2, 0.4), (4, 0.3), (5, 0.2), (9, 0.1)]
 
 
 def test_heatmaps_are_means_of_the_cells_and_lead_to_a_member() -> None:
@@ -296,6 +328,52 @@ def test_a_comparison_is_that_of_all_cosines(run: Path) -> None:
     assert sum(histogram["counts"]) == WIDTH
     ordered = compare_data(state, {"a": "0", "b": "1"})["rows"]
     assert [row["mcs"] for row in ordered] == sorted((row["mcs"] for row in data["rows"]), reverse=True)
+
+
+def test_a_comparison_begins_with_the_chosen_one_and_its_equal_of_another_seed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(run)
+    beginning = compare_data(state, {})
+    assert (beginning["a"], beginning["b"]) == (1, 0)  # member 1 is chosen
+    assert mcs_data(state, {})["a"] == 1
+    of_three = DictionaryStore.open(grid(tmp_path / "three", [whole_number_dictionary(8, seed) for seed in range(3)]))
+    members = [{**member, "seed": int(place > 1)} for place, member in enumerate(of_three.members)]
+    members[1]["l1"] = 7.0  # so 0 and 2 differ by their seeds alone
+    monkeypatch.setitem(of_three.artifact.manifest["info"], "members", members)
+    three = Grid(
+        "three", of_three.artifact, [{**member, "member": place} for place, member in enumerate(members)], 2, ""
+    )
+    assert [partner_of(three, member) for member in range(3)] == [2, 0, 0]
+    assert first_member(state, three) == 2  # chosen, and none is indexed
+    monkeypatch.setattr(State, "indexed", lambda *_: {1: "features"})
+    assert first_member(state, three) == 1
+
+
+def test_an_older_index_says_what_it_has_not(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = State(run)
+    assert feature_data(state, {}, 3)["not_kept"] == []
+    artifact = state.indexes["features"].artifact
+    monkeypatch.delitem(artifact.manifest["config"], "uniform")
+    monkeypatch.delitem(artifact.manifest["files"], "tokens.safetensors")
+    data = feature_data(state, {}, 3)
+    page = rendered("feature.html", state, data, "/features", None).decode()
+    said = "made before examples at equal steps of activation and the tokens that features fire on were kept"
+    assert said in page
+
+
+def test_the_pages_say_what_is_not_made_and_how(client: TestClient, run: Path) -> None:
+    page = client.get("/features?index=features-1").text
+    assert f"<code>monosemy verdicts {run}/features-1</code>" in page
+    assert f"<code>monosemy explanations {run}/features-1 --from FILE</code>" in page
+    state = State(run)
+    data = {**feature_list(state, {}), "explained": 0}
+    page = rendered("features.html", state, data, "/features", None).decode()
+    assert "monosemy verdicts" in page
+    assert "monosemy explanations" not in page
+    verdicts = dict.fromkeys(VERDICTS, 0)
+    assert b"not-made" not in rendered("features.html", state, {**data, "verdicts": verdicts}, "/features", None)
+    assert "what the folder held when the server was started" in client.get("/").text
 
 
 def test_a_comparison_too_large_for_a_page_is_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,7 +462,7 @@ def test_hostile_names_and_settings_are_shown_as_they_are(client: TestClient) ->
         ("/features.json?at=1e9", 400, "`at`"),
         ("/features.json?q=" + "x" * 300, 400, "300 characters"),
         ("/features.json?dead=maybe", 400, "`dead`"),
-        ("/token.json?q=no such token", 400, "no single token"),
+        ("/token.json?q=no such token", 404, "no single token"),
         ("/nope.json", 404, "no such page"),
         ("/static/../server.py", 404, "no such page"),
         ("/api/nope", 404, "no such page"),
@@ -524,6 +602,29 @@ def test_others_come_in_with_a_token_only() -> None:
             check_access("127.0.0.1", token)
     assert address_of("::1", 80, None) == "http://[::1]:80/"
     assert address_of("0.0.0.0", 80, TOKEN) == f"http://0.0.0.0:80/?token={TOKEN}"
+
+
+def test_where_it_listens_everywhere_others_are_told_what_to_open(run: Path) -> None:
+    arguments = "sys.argv[1], port=0, host='0.0.0.0', token=sys.argv[2]"
+    program = f"import sys; from monosemy.app.server import serve; serve({arguments})"
+    server = subprocess.Popen([sys.executable, "-c", program, str(run), TOKEN], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        own, others = (server.stdout.readline().strip() for _ in range(2))
+        port = own.split(":")[2].split("/")[0]
+        said, *found = others.removeprefix("from other machines: ").split(" or ")
+        assert said == f"http://{socket.gethostname()}:{port}/?token={TOKEN}"
+        for address in found:  # where there is a way to the outside
+            assert "0.0.0.0" not in address
+            asked = address.removesuffix(f"?token={TOKEN}") + "features/3.json"
+            known = urllib.request.Request(asked, headers={"Authorization": f"Bearer {TOKEN}"})
+            with urllib.request.urlopen(known, timeout=30) as answer:
+                assert json.loads(answer.read())["feature"] == 3
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        assert server.stdout is not None
+        server.stdout.close()
 
 
 # --- static files, caches, the state -----------------------------------------------

@@ -21,6 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from starlette.testclient import TestClient
 
 from monosemy.analysis.atlas import TAGS, Atlas, atlas
+from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.analysis.pairs import feature_pairs
 from monosemy.analysis.result import as_plain
@@ -86,8 +87,14 @@ def wait(client: TestClient, pending: dict[str, Any]) -> dict[str, Any]:
 # ---- the atlas -----------------------------------------------------------------------------------------------------
 
 
-def check_rows(rows: list[dict[str, Any]], found: Atlas, members: list[int]) -> None:
-    """Every feature is in one row, beside those of its cluster; indexed ones lead to their pages."""
+def check_token(run: Path, name: str | None, cell: dict[str, Any]) -> None:
+    """Beside a feature's number is the token of its index."""
+    expected = None if name is None else FeatureIndex.open(run / name).table()[cell["feature"]]["top_token"]
+    assert cell["top_token"] == expected
+
+
+def check_rows(run: Path, rows: list[dict[str, Any]], found: Atlas, members: list[int]) -> None:
+    """Every feature is in one row, beside those of its cluster; indexed ones show their tokens, and lead to pages."""
     seen: Counter[tuple[int, int]] = Counter()
     for row in rows:
         held = [each for each in row["features"] if each]
@@ -99,6 +106,7 @@ def check_rows(rows: list[dict[str, Any]], found: Atlas, members: list[int]) -> 
             assert row["cluster"] == (None if cluster < 0 else cluster)
             name = {0: "features", 2: "features-2"}.get(each["member"])
             assert each["href"] == (f"/features/{each['feature']}?index={name}" if name else None)
+            check_token(run, name, each)
         if row["cluster"] is None:
             assert (len(held), row["cosine"]) == (1, None)
         else:
@@ -142,7 +150,7 @@ def test_the_atlas_page_holds_the_atlas(client: TestClient, run: Path, monkeypat
     found = atlas(run / "dictionaries", indexes=indexes(run, [0, 1, 2, 3]))
     assert any(len(set(of_N.tolist()) - {-1}) for of_N in found.clusters)
     rows = all_rows(client, "/atlas?grid=dictionaries")
-    check_rows(rows, found, [0, 1, 2, 3])
+    check_rows(run, rows, found, [0, 1, 2, 3])
     sizes = [sum(each is not None for each in row["features"]) for row in rows]
     assert sizes == sorted(sizes, reverse=True)
     data = client.get("/atlas.json?grid=dictionaries").json()
@@ -187,7 +195,7 @@ def test_with_codes_it_is_a_job_that_the_page_waits_for(fresh: TestClient, run: 
     assert (data["pending"], data["n_rows"]) == (None, found.n_rows)
     assert found.n_rows > 0
     assert 'src="/static/pending.js"' not in fresh.get(address.replace(".json", "")).text
-    check_rows(data["rows"], found, [0, 2, 3])
+    check_rows(run, data["rows"], found, [0, 2, 3])
     reasons = [reason for row in data["rows"] for reason in row["why"]]
     assert sum("splits into" in reason for reason in reasons) == len(found.splits)
     assert sum("is silent where" in reason for reason in reasons) == len(found.absorptions)
@@ -273,14 +281,19 @@ def test_the_splitting_page_holds_the_tree(client: TestClient, run: Path, monkey
         feature = row["feature"]
         assert row["fate"] == found.fate(0, feature)
         assert row["href"] == f"/features/{feature}?index=features"
+        check_token(run, "features", row)
         assert [child["feature"] for child in row["children"]] == found.children(0, feature)
         for child in row["children"]:
             assert child["cosine"] == float(found.levels[1].cosine[child["feature"]])
             assert child["href"] == f"/features/{child['feature']}?index=features-2"
+            check_token(run, "features-2", child)
         tree = client.get(row["tree"].replace("?", ".json?", 1)).json()["tree"]
         assert (tree["feature"], tree["fate"]) == (feature, row["fate"])
         assert [child["feature"] for child in tree["children"]] == found.children(0, feature)
         assert all(child["member"] == 2 for child in tree["children"])
+        check_token(run, "features", tree)
+    behind = client.get("/splitting.json?grid=dictionaries&at=99999999999").json()
+    assert (behind["first"], len(behind["rows"]), behind["next"]) == (6, 2, None)
     data = client.get("/splitting.json?grid=dictionaries").json()
     (counts,) = found.fates()
     assert data["steps"][0]["counts"] == counts
@@ -290,6 +303,7 @@ def test_the_splitting_page_holds_the_tree(client: TestClient, run: Path, monkey
     other = client.get("/splitting.json?grid=dictionaries&members=3,1").json()
     assert [each["member"] for each in other["members"]] == [1, 3]
     assert other["rows"][0]["href"] is None
+    check_token(run, None, other["rows"][0])
 
 
 # ---- pairs ---------------------------------------------------------------------------------------------------------

@@ -484,6 +484,7 @@ def test_the_result_tabulates_plots_and_saves(lm: LanguageModel, tokens: TokenSt
     assert found.table().columns[:5] == ("feature", "attribution", "ablation", "low", "high")
     assert [row[0] for row in found.table().rows] == [edge.feature for edge in found.edges]
     assert [chart.name for chart in found.charts()] == ["edges", "verified"]
+    assert all(f", in {found.rows} rows" in chart.title for chart in found.charts())
     data = found.data()
     assert (data["analysis"], data["direction"], data["edges"][0]["feature"]) == (
         "circuit",

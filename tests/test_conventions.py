@@ -152,6 +152,10 @@ def places(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not [f"{page.name}: {mark}" for page in PAGES for mark in ("@@", "TODO") if mark in page.read_text()]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(page: Path) -> None:
     for link in links(page):

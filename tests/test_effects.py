@@ -94,7 +94,7 @@ def effects_by_hand(
 
 
 def shown(lab: Lab, logits_CV: Tensor) -> Tensor:
-    return logits_CV[:, : lab.vocab_size].log_softmax(dim=1)
+    return logits_CV.log_softmax(dim=1)[:, : lab.vocab_size]
 
 
 def check_effects(found: TokenEffects, change_CV: Tensor, next_ids: list[int | None]) -> None:
@@ -223,9 +223,10 @@ def test_prompt_attribution_is_what_each_feature_adds(
 
 def test_the_target_of_a_prompt_is_a_token_or_the_likeliest(tmp_path: Path) -> None:
     lab = network_lab(tmp_path)
-    odds_V = lab.model.logits(torch.tensor([PROMPT]))[0, -1, : lab.vocab_size].softmax(dim=0)
+    odds_V = lab.model.logits(torch.tensor([PROMPT]))[0, -1].softmax(dim=0)[: lab.vocab_size]
     likeliest = prompt_attribution(lab, PROMPT)
     assert likeliest.target == int(odds_V.argmax())
+    assert float(odds_V.sum()) < 1 - 1e-3, "the vocabulary is padded, and the padding takes its part"
     assert likeliest.target_probability == pytest.approx(float(odds_V.max()))
     named = prompt_attribution(lab, PROMPT, target="b")
     assert lab.texts.of(named.target) == named.target_text == "b"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -121,6 +122,21 @@ def test_an_index_without_any_has_no_column(client: TestClient) -> None:
         answer = client.get(f"/features.json?{query}")
         assert answer.status_code == 400
         assert said in answer.json()["error"]
+
+
+def test_a_second_store_of_an_index_is_named_as_not_shown(run: Path, client: TestClient, tmp_path: Path) -> None:
+    assert [listed(client, index=name)["unshown"] for name in ("features", "features-1")] == [[], []]
+    assert "Not shown" not in client.get("/features").text
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    source = tmp_path / "more.jsonl"
+    source.write_text(json.dumps({"feature": 5, "text": "later"}))
+    explanations(copy / "features", source, out=copy / "said-2")
+    with TestClient(make_app(copy), base_url="http://127.0.0.1:8765") as opened:
+        assert listed(opened)["unshown"] == ["said-2"]
+        assert listed(opened)["explained"] == 4
+        assert "Not shown: the explanations in <bdi>said-2</bdi>." in opened.get("/features").text
+        assert listed(opened, index="features-1")["unshown"] == []
 
 
 def test_they_are_among_the_runs_artifacts(client: TestClient) -> None:

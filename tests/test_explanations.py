@@ -197,6 +197,21 @@ def test_it_is_reused_and_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir() if "other" in each.name] == []
 
 
+def test_several_files_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = str(index(tmp_path) and tmp_path / "features")
+    first = lines(tmp_path / "x.jsonl", *OWN, {"feature": 1, "text": ""})
+    second = lines(tmp_path / "y.jsonl", OWN[1], {**OWN[0], "score": 0.9}, {"feature": 4, "text": "fish"}, OWN[1])
+    cli.main(["explanations", made, "--from", str(first), str(second), "--author", "bo"])
+    assert "4 explanations of 3 features" in capsys.readouterr().out
+    store = ExplanationStore.open(tmp_path / "explanations")
+    assert [store.of(feature)[-1] for feature in (12, 3, 4)] == [*FOUND[:2], Explanation(4, "fish", "bo", None)]
+    assert store.left_out == {"repeated": 3, "without a text": 1}  # the first file's score stays
+    again = explanations(made, [first, second], author="bo", out=tmp_path / "explanations")
+    assert again.artifact.manifest == store.artifact.manifest
+    with pytest.raises(UsageError, match="`source` is empty"):
+        explanations(made, [], out=tmp_path / "none")
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index(tmp_path)
     source = lines(tmp_path / "x.jsonl", *OWN, OWN[1], {"feature": 1, "text": ""})

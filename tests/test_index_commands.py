@@ -182,6 +182,8 @@ def test_labelled_texts_are_read_from_lines_and_json(tmp_path: Path) -> None:
         ('{"label": "good"}', "line 1: must be as"),
         ('{"label": ["good"], "text": "a"}', "line 1: must be as"),
         ('{"label": ', "line 1: is no JSON"),
+        ('{"label": ' + "[" * 100_000, "line 1: is no JSON"),
+        ('{"label": "a", "text": "\\ud800"}', "line 1: holds half of a character"),
         (b"\xff\xfe", "is not UTF-8"),
     ],
 )

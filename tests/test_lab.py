@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, cast
@@ -19,6 +21,7 @@ from monosemy.analysis.result import Result, Table, as_plain
 from monosemy.data.tokens import TokenStore
 from monosemy.dictionaries.dictionary import Dictionary
 from monosemy.dictionaries.topk import TopKDictionary
+from monosemy.figure import svg_source
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError
 
@@ -165,3 +168,15 @@ def test_plain_values_are_those_of_json() -> None:
     plain = as_plain(value)
     assert json.loads(json.dumps(plain)) == plain
     assert plain == {"1": [2.5, None], "t": [[1, 2]], "r": [0, 1], "table": {"columns": ["a"], "rows": [[1]]}}
+
+
+def test_pictures_of_letters_that_the_font_lacks_are_written_without_a_warning() -> None:
+    chart = Chart("cats", "猫", "token", "code", [Bars(["猫", "แมว"], [1.0, 2.0])])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        source = svg_source(figure_of(chart), "cats")
+        assert not [each for each in told if "Glyph" in str(each.message)]
+        figure = figure_of(chart)
+        figure.savefig(io.BytesIO(), format="svg")
+        assert [each for each in told if "missing from font" in str(each.message)], "matplotlib would say so"
+    assert "猫" in source

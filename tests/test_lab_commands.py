@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from network_labs import two_site_run
 
 from monosemy import across_commands, cli, index_commands, lab_commands, terminal
 from monosemy.analysis.atlas import atlas
+from monosemy.analysis.attribution import logit_attribution
 from monosemy.analysis.circuits import children, parents
 from monosemy.analysis.context import context_ablation
 from monosemy.analysis.lab import Lab
@@ -22,6 +25,7 @@ from monosemy.analysis.probing import probe_labels
 from monosemy.analysis.splitting import splitting_tree
 from monosemy.analysis.verdict import neuron_verdicts
 from monosemy.analysis.verdict_store import VerdictStore
+from monosemy.app.state import State
 from monosemy.data.activations import ActivationStore
 from monosemy.dictionaries.store import DictionaryStore
 
@@ -79,6 +83,27 @@ def test_the_same_as_the_function_gives_as_json_and_in_files(
     cli.main([*words, "--out", str(tmp_path / "kept")])
     assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".json", ".csv", ".svg"}
     assert json.loads((tmp_path / "kept" / "context.json").read_text()) == json.loads(json.dumps(expected.data()))
+
+
+def test_every_analysis_reaches_the_other_grids_of_a_run(
+    sites: tuple[Path, Lab, Lab], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _, late = sites
+    words = ["analyse", "logits", str(run), "--feature", "1", "--json"]
+    cli.main([*words, "--dictionaries", "late"])
+    assert json.loads(printed(capsys)) == json.loads(json.dumps(logit_attribution(late, 1).data()))
+    wide = lab_commands.open_lab(run, 1, "late")
+    assert (wide.site, wide.dictionary.width) == (late.site, 2 * late.dictionary.width)
+    for name in (*lab_commands.ANALYSES, *index_commands.INDEX):
+        run_it = lab_commands.commands()[f"analyse {name}"]
+        assert "dictionaries" in inspect.signature(run_it).parameters
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert lab_commands.chosen(State(copy), None, 0) == ("dictionaries", 0)
+    shutil.rmtree(copy / "features")
+    assert lab_commands.chosen(State(copy), None, None) == ("late", 0)  # the only grid that is indexed
+    assert lab_commands.chosen(State(copy), None, 1) == ("late", 1)
+    assert lab_commands.chosen(State(copy), "dictionaries", None) == ("dictionaries", 0)
 
 
 def test_labels_of_ones_own_texts(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +201,10 @@ def test_comparisons_of_a_grid_have_commands(
     cli.main(["analyse", "atlas", str(folder), "--dictionaries", "late", "--members", "1", "0"])
     assert printed(capsys) == atlas(grid, [1, 0], indexes=[None, late.index]).table().csv()
     cli.main(["analyse", "mcs", str(folder), "--dictionaries", "late"])
-    assert printed(capsys) == mcs_table((grid, 0), [(grid, 1)], index=late.index).table().csv()
+    assert printed(capsys) == mcs_table((grid, 0), [(grid, 1)], index=late.index).sorted_by("mcs").csv()
+    cli.main(["analyse", "mcs", str(folder), "--dictionaries", "late", "--sort", "density", "--ascending"])
+    densities = [float(row["density"]) for row in csv.DictReader(io.StringIO(printed(capsys)))]
+    assert densities == sorted(densities) != densities[::-1]
     cli.main(["analyse", "mcs", str(folder), "--dictionaries", "late", "--member", "1", "--out", str(tmp_path / "mcs")])
     assert {path.suffix for path in (tmp_path / "mcs").iterdir()} == {".json", ".csv", ".svg", ".xlsx"}
     capsys.readouterr()

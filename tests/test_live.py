@@ -51,7 +51,6 @@ from monosemy.app.parameters import (
     Whole,
     Word,
     checked_values,
-    labelled,
 )
 from monosemy.app.recent import Recent
 from monosemy.app.state import Grid, NotFound, State
@@ -536,17 +535,19 @@ def test_only_labelled_lines_of_the_right_form_are_taken() -> None:
     lines = Labelled("lines")
     text = "good\tThe cat.\r\n\n bad \t a tab \t inside\n"
     assert lines.checked("lines", text) == text
-    assert labelled("lines", text) == [("good", "The cat."), ("bad", " a tab \t inside")]
     assert lines.read(text) == ["The cat.", " a tab \t inside"]
+    assert lines.read('{"label": 1, "text": "The cat."}\n') == ["The cat."]
+    assert lines.read(lines.checked("lines", " \n")) == []
     for wrong, said in (
-        ("good\tThe cat.\nbad The dog.", "line 2 must be a label"),
+        ("good\tThe cat.\nbad The dog.", "line 2: has no tab"),
         ("\tThe cat.", "line 1"),
         ("good\t ", "line 1"),
-        (f"{'x' * (LONGEST_LABEL + 1)}\tThe cat.", "line 1"),
+        (f"{'x' * (LONGEST_LABEL + 1)}\tThe cat.", f"label of {LONGEST_LABEL + 1} characters"),
         ("", "not empty"),
         ("a\tb\n" * (MOST_LINES + 1), f"{MOST_LINES + 1} lines"),
         ("a\t" + "b" * LONGEST_LABELLED, "characters"),
         ("a\t\ud800", "surrogate"),
+        ('{"label": 1, "text": "\\ud800"}', "surrogate"),
         (["a\tb"], "must be a text"),
     ):
         with pytest.raises(UsageError, match=said):

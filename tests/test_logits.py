@@ -133,6 +133,12 @@ def test_texts_of_a_byte_level_tokenizer() -> None:
     special = tokenizer.token_to_id("<|endoftext|>")
     assert TokenTexts(tokenizer).of(special) == "<|endoftext|>"
     assert TokenTexts(tokenizer).of(100_000) == "<100000>"
+    bytes_of = {tokenizer.id_to_token(number): number for number in range(tokenizer.get_vocab_size())}
+    alone = {letter: TokenTexts(tokenizer).of(bytes_of[letter]) for letter in ("â", "Ā", "Ċ", "Ġ", "a")}
+    assert alone == {"â": "<E2>", "Ā": "<00>", "Ċ": "\n", "Ġ": " ", "a": "a"}
+    every = [TokenTexts(tokenizer).of(number) for number in range(tokenizer.get_vocab_size())]
+    assert not any("\ufffd" in text or "\x00" in text for text in every)
+    assert len(set(every)) == len(every)
     assert TokenTexts(tokenizer).sequence([]) == []
 
 
@@ -142,3 +148,7 @@ def test_texts_of_a_byte_fallback_tokenizer_keep_their_blanks() -> None:
     assert "".join(texts) == " One day 猫 sat\ndown"  # the tokenizer itself puts a blank first
     assert "猫" in texts
     assert TokenTexts(tokenizer).of(1) == "<s>"
+    ids = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in (0, 0x1B, 0x0A, 0x41, 0xE2, 0xFF)]
+    assert [TokenTexts(tokenizer).of(number) for number in ids] == ["<00>", "<1B>", "\n", "A", "<E2>", "<FF>"]
+    assert not any("\ufffd" in TokenTexts(tokenizer).of(number) for number in range(512))
+    assert TokenTexts(tokenizer).sequence(ids[-2:-1]) == ["\ufffd"]  # in a text it may be part of a character

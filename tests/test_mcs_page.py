@@ -81,7 +81,7 @@ def test_the_page_holds_the_table(client: TestClient, run: Path, monkeypatch: py
         for match, told in zip(expected.matches, row["matches"], strict=True):
             assert {name: told[name] for name in vars(match)} == vars(match)
             assert told["nearest_href"] is told["partner_href"] is None  # no other member is indexed
-        for name in ("dead", "density", "max", "meaningful", "example"):
+        for name in ("count", "dead", "density", "max", "meaningful", "example"):
             assert row[name] == getattr(expected, name)
     assert any(row["matches"][2]["partner"] is None for row in rows.values())
     data = client.get("/mcs.json?grid=dictionaries").json()
@@ -90,7 +90,9 @@ def test_the_page_holds_the_table(client: TestClient, run: Path, monkeypatch: py
         f"{found.n_low} of {len(living)} living features of 8 have a low MCS: "
         f"at most 0.9 with any feature of the others."
     )
-    assert len(data["words"]) == 1 + len(found.others)
+    assert len(data["words"]) == 1 + len(found.others) + 1
+    rare = sum(row["count"] < 10 for row in rows.values())
+    assert data["words"][-1] == f"Fire on fewer than 10 of the indexed tokens, which S1 calls dead: {rare}."
     page = html.unescape(client.get("/mcs?grid=dictionaries&others=1&low=0.25").text)
     few = table_of(run, (1,), low=0.25)
     assert f"{few.n_low} of {len(living)} living features" in page
@@ -102,7 +104,7 @@ def test_every_column_sorts_and_the_files_are_in_that_order(client: TestClient, 
     found = table_of(run, (3, 1))
     columns = found.table().columns
     keys = ["id", *(f"{key}-{other}" for other in (3, 1) for key in ("mcs", "nearest", "one_to_one", "partner"))]
-    for place, key in enumerate([*keys, "dead", "density", "max", "meaningful"]):
+    for place, key in enumerate([*keys, "count", "dead", "density", "max", "meaningful"]):
         address = f"grid=dictionaries&others=3,1&sort={key}&desc={int(descending)}"
         expected = found.sorted_by(str(columns[place]), descending)
         data = client.get(f"/mcs.json?{address}").json()

@@ -16,10 +16,11 @@ from feature_worlds import D_IN, SITE, TableModel, grid, token_store, whole_numb
 from scipy.optimize import linear_sum_assignment
 
 from monosemy.analysis import meaning, meaning_bars
+from monosemy.analysis.chart import Bars
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.analysis.lab import Batch, Lab
-from monosemy.analysis.mcs_table import McsTable, mcs_table
+from monosemy.analysis.mcs_table import Match, McsRow, McsTable, mcs_table
 from monosemy.analysis.meaning_bars import Bands, Bar, Place, agreement
 from monosemy.analysis.result import Table
 from monosemy.analysis.spreadsheet import xlsx
@@ -137,14 +138,27 @@ def test_the_table_equals_brute_force(made: tuple[DictionaryStore, FeatureIndex,
     assert sum(row.matches[1].partner is None for row in found.rows) == 4  # nine features, five to pair with
     for feature, row in enumerate(found.rows):
         told = table[feature]
-        assert (row.dead, row.density, row.max) == (bool(told["dead"]), told["density"], told["max"])
+        assert (row.count, row.density, row.max) == (told["count"], told["density"], told["max"])
+        assert row.dead == (told["count"] == 0)
         top = index.feature(feature).examples["top"]
         assert (row.example is None) == (not top)
         if top and row.example is not None:
             assert f"«{top[0].tokens[top[0].peak]}»" in row.example
             assert row.example.replace("«", "").replace("»", "") == "".join(top[0].tokens).strip()
     assert found.rows[0].dead is True
+    assert found.n_rare == sum(told["count"] < 10 for told in table)
     assert {row.meaningful for row in found.rows} == {None}  # a lab is needed for that
+
+
+def test_rare_features_are_counted_apart_from_the_dead(
+    made: tuple[DictionaryStore, FeatureIndex, Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, index, _ = made
+    counts = sorted(row["count"] for row in index.table())
+    monkeypatch.setattr("monosemy.analysis.mcs_table.RARE", counts[-2])
+    rare = mcs_table((opened, 0), [(opened, 1)], index=index).n_rare
+    assert rare == sum(count < counts[-2] for count in counts)
+    assert rare != counts.count(0)
 
 
 def test_shares_count_living_features_on_either_side_of_low(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:
@@ -164,7 +178,7 @@ def test_shares_count_living_features_on_either_side_of_low(made: tuple[Dictiona
     assert found.rows[0].meaningful is False  # dead
     bare = mcs_table((opened, 0), [(opened, 1)])
     assert {bare.meaningful_share_all, bare.meaningful_share, bare.meaningful_share_high, bare.controls} == {None}
-    assert bare.rows[0].dead is None
+    assert bare.rows[0].dead is bare.rows[0].count is bare.n_rare is None
     assert bare.rows[0].example is None
     assert mcs_table((opened, 0), [(opened, 1)], index=index, lab=lab, low=-2).meaningful_share == Share.of(0, 0)
 
@@ -178,15 +192,45 @@ def test_it_sorts_saves_and_opens_as_a_spreadsheet(
     assert ordered == sorted(ordered, reverse=True)
     partners = [row[4] for row in found.sorted_by("partner", descending=False).rows]
     assert partners == [0, 1, 2, 3, 4, None, None, None, None]
+    both = mcs_table((opened, 0), [(opened, 2), (opened, 1)], index=index)
+    assert both.ordered().rows == both.ordered(str(both.table().columns[1])).rows
+    assert [row.matches[0].mcs for row in both.ordered("mcs").rows] == ordered
+    assert [row.count for row in both.ordered("count", False).rows] == sorted(row["count"] for row in index.table())
     with pytest.raises(UsageError, match="`column`"):
         found.sorted_by("size")
-    names = {path.name for path in found.save(tmp_path).iterdir()}
+    names = {path.name for path in found.ordered().save(tmp_path).iterdir()}
     assert names >= {"mcs-table.csv", "mcs-table.xlsx", "mcs-table.json", "mcs-table-distribution.svg"}
     rows, _ = read_back((tmp_path / "mcs-table.xlsx").read_bytes())
     assert rows[0] == list(found.table().columns)
     assert [row[1] for row in rows[1:]] == ordered
     mark: Any = found.charts()[0].marks[0]
     assert sum(mark.counts) == 9
+
+
+@pytest.mark.parametrize("count", [1, 19, 43, 344])
+def test_bars_of_what_looks_meaningful_are_of_equal_numbers(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    values = (1 - torch.rand(count, generator=generator) ** 4).tolist()  # crowded at the top, as MCS are
+    sound = (torch.rand(count, generator=generator) < 0.4).tolist()
+    rows = [
+        McsRow(place, (Match(mcs, 0, None, None), Match(0.0, 0, None, None)), 20, False, 0.1, 1.0, said, None)
+        for place, (mcs, said) in enumerate(zip(values, sound, strict=True))
+    ]
+    dead = McsRow(count, (Match(0.5, 0, None, None),) * 2, 0, True, 0.0, 0.0, False, None)
+    found = McsTable("a", ("b", "c"), (*rows, dead), 0.9, 0, 1, None, None, None, None)
+    (bars,) = found.charts()[1].marks
+    assert isinstance(bars, Bars)
+    numbers = [int(label.split("(")[1].rstrip(")")) for label in bars.labels]
+    assert sum(numbers) == count
+    assert max(numbers) - min(numbers) <= 1
+    assert len(numbers) <= 8
+    assert min(numbers) >= min(20, count)
+    order, start = sorted(zip(values, sound, strict=True)), 0
+    for number, label, share in zip(numbers, bars.labels, bars.values, strict=True):
+        part = order[start : start + number]
+        assert label == f"{part[0][0]:.2f} to {part[-1][0]:.2f} ({number})"
+        assert share == pytest.approx(sum(said for _, said in part) / number)
+        start += number
 
 
 def test_what_does_not_fit_is_refused(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:

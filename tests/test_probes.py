@@ -11,12 +11,12 @@ import torch
 from feature_worlds import SITE, TableModel, token_store, whole_number_dictionary
 from neuron_worlds import COPY, D_IN, DEAD, DENSE, TAIL, THREE, documents, every_token, gaussian_lab, known_dictionary
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_curve
 
 from monosemy.analysis import moments as moments_module
 from monosemy.analysis import probes as probes_module
 from monosemy.analysis.lab import Lab
-from monosemy.analysis.logistic import RIDGE, Scores, fitted, held_out, interval_of, telling_columns
+from monosemy.analysis.logistic import RIDGE, Scores, f1_cut, fitted, held_out, interval_of, telling_columns
 from monosemy.analysis.probes import k_sparse_probe
 from monosemy.analysis.probing import probe_labels
 from monosemy.dictionaries.relu import ReluDictionary
@@ -160,7 +160,54 @@ def test_a_sparse_probe_is_the_plain_computation(tmp_path: Path) -> None:
     said = oracle.fit((column[~test] - mean) / spread, fires[~test]).predict((column[test] - mean) / spread)
     assert found.neurons == [20]
     assert found.accuracy[0].value == pytest.approx(balanced_accuracy_score(fires[test], said), abs=1e-3)
-    assert found.f1[0].value == pytest.approx(f1_score(fires[test], said), abs=0.02)
+    # F1: at the best of all cuts midway between two training tokens.
+    margin = oracle.decision_function((column - mean) / spread)
+    precision, recall, cuts = precision_recall_curve(fires[~test], margin[~test])
+    best = cuts[(2 * precision * recall / (precision + recall).clip(1e-9))[:-1].argmax()]
+    cut = (best + margin[~test][margin[~test] < best].max()) / 2
+    assert found.f1[0].value == pytest.approx(f1_score(fires[test], margin[test] > cut), abs=0.005)
+    assert found.f1_cut[0] > 0  # it fires seldom
+    assert found.f1[0].value > f1_score(fires[test], said) + 0.05, "the balanced cut's is lower"
+
+
+def test_the_cut_for_f1_is_the_best_of_all_cuts_at_the_rows_weights() -> None:
+    random = np.random.default_rng(4)
+    positive = random.random(300) < 0.3
+    margin = np.round(random.standard_normal(300) + positive, 1)  # many are equal
+    given = (torch.from_numpy(margin), torch.from_numpy(positive))
+    cuts = []
+    for weight in (0.2, 1.0, 30.0):
+        rows_weigh = np.where(positive, 1.0, weight)
+        values = np.unique(margin)
+        every = [-np.inf, *(values[1:] + values[:-1]) / 2]
+        cuts.append(f1_cut(*given, weight))
+        scores = [f1_score(positive, margin > cut, sample_weight=rows_weigh) for cut in every]
+        assert f1_score(positive, margin > cuts[-1], sample_weight=rows_weigh) == pytest.approx(max(scores))
+        assert cuts[-1] in np.array(every)
+    assert cuts == sorted(cuts)
+    assert cuts[0] < cuts[2]
+    assert f1_cut(torch.zeros(4), torch.tensor([True, False, True, True])) == -np.inf  # all or nothing
+    assert f1_cut(torch.tensor([1.0, 2, 3]), torch.tensor([False, False, True])) == 2.5
+
+
+def test_f1_of_a_rare_feature_is_not_that_of_the_balanced_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One neuron tells it but for noise: at its frequency, most of what the balanced cut says is wrong."""
+    dictionary = known_dictionary()
+    dictionary.tensors["W_enc"][TAIL, 21] = 0.2
+    dictionary.tensors["b_enc"][TAIL] = -2.5
+    lab = gaussian_lab(tmp_path, [90] * 80, dictionary)
+    monkeypatch.setattr(probes_module, "PER_CLASS", 10**6)  # nothing is sampled
+    found = k_sparse_probe(lab, TAIL, (1,))
+    x_TD, offset_T = every_token(lab)
+    fires = lab.dictionary.encode(x_TD)[:, TAIL] > 0
+    document = torch.tensor(documents(lab.tokens, offset_T))
+    test = held_out(document, fires, 0, "document")
+    assert found.neurons == [20]
+    assert found.density < 0.01
+    probe = fitted(x_TD[~test][:, [20]], fires[~test])
+    at_zero = f1_score(fires[test], probe(x_TD[test][:, [20]]))
+    assert found.accuracy[0].value > 0.95
+    assert at_zero < 0.5 < 0.6 < found.f1[0].value
 
 
 def test_f1_is_that_at_the_features_own_frequency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

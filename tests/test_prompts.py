@@ -14,6 +14,7 @@ from feature_worlds import token_store
 from networks import save_network
 
 from monosemy.analysis import vocabulary
+from monosemy.analysis.chart import Bars
 from monosemy.analysis.context import context_ablation
 from monosemy.analysis.created import created_examples
 from monosemy.analysis.lab import Lab, Prompt
@@ -127,10 +128,33 @@ def test_the_most_extreme_tokens_are_named_in_order(opened: Opener) -> None:
     assert found.summary().startswith(f"{found.n_increase} tokens increase feature {feature}, {found.n_decrease} decr")
 
 
+def test_where_the_base_is_high_the_strongest_tokens_are_named_all_the_same(opened: Opener) -> None:
+    lab = opened("neox-parallel", "no")
+    prompt = lab.ids("abcahgf")
+    codes_VN = torch.stack([at_last(lab, variants(prompt, "append", None, None), n) for n in range(WIDTH)], dim=1)
+    best_V = codes_VN.max(dim=1).values
+    assert float(best_V.max()) > 0
+    token, feature = divmod(int(codes_VN.argmax()), WIDTH)  # the largest code of all is the base
+    found = vocabulary_scan(lab, feature, [*prompt, token], "append", top=5)
+    expected_V = at_last(lab, variants([*prompt, token], "append", None, None), feature)
+    order = expected_V.argsort(descending=True).tolist()
+    assert found.n_increase < 5 < found.n_fires
+    assert [each.id for each in found.strongest] == order[:5]
+    assert [each.value for each in found.strongest] == pytest.approx(expected_V[order[:5]].tolist(), rel=1e-3)
+    assert found.n_fires == int((expected_V > 1e-4 * max(found.base, float(expected_V.max()))).sum())
+    assert f"it fires with {found.n_fires}, most with {found.strongest[0].text!r} (" in found.summary()
+    (chart,) = (chart for chart in found.charts() if chart.name == "strongest")
+    (bars,) = chart.marks
+    assert isinstance(bars, Bars)
+    assert bars.labels == [each.text for each in found.strongest]
+    assert bars.values == [each.value for each in found.strongest]
+
+
 def test_a_dead_feature_changes_with_no_token(opened: Opener) -> None:
     found = vocabulary_scan(opened(), DEAD, "abc", "append")
     assert (found.n_increase, found.n_decrease, found.n_unchanged) == (0, 0, VOCAB)
-    assert found.increasing == found.decreasing == []
+    assert found.increasing == found.decreasing == found.strongest == []
+    assert found.summary().endswith("it fires with 0")
     assert found.base == 0
     assert not found.value_V.any()
 
@@ -253,7 +277,7 @@ def test_a_scan_tabulates_plots_and_saves_itself(opened: Opener, tmp_path: Path)
     assert data["analysis"] == "vocabulary"
     assert data["value_V"] == found.value_V.tolist()
     assert {file.name for file in folder.glob("*.svg")} == {f"vocabulary-{c.name}.svg" for c in found.charts()}
-    histogram = found.charts()[2].marks[0]
+    histogram = found.charts()[3].marks[0]
     assert sum(histogram.counts) == VOCAB  # type: ignore[union-attr,arg-type]
     vocabulary_scan(lab, DEAD, "abc", "append").save(tmp_path / "dead")  # nothing fires: nothing breaks
 

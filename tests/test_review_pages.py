@@ -18,6 +18,7 @@ from monosemy.app.review_pages import SEEN_BLIND, blinded
 from monosemy.app.reviews import VERDICTS
 from monosemy.app.state import State
 
+NO_NOTES: tuple[Any, ...] = (3, 0, False, None, [], {})
 HOSTILE = "<script>document.title='owned'</script>"
 
 
@@ -62,7 +63,7 @@ def test_a_session_from_start_to_end(client: TestClient) -> None:
     assert mine["reviewers"] == {"Ada": 4, "Bo": 5}
     found = client.get(f"/api/reviews/{number}/agreement", params={"a": "Ada", "b": "Bo"}).json()
     assert (found["count"], found["share"], found["kappa"]) == (4, 1.0, 1.0)
-    file = client.get(f"/api/reviews/{number}/table.csv")
+    file = client.get(f"/api/reviews/{number}/table.csv", params={"reviewer": "Bo"})
     rows = list(csv.DictReader(io.StringIO(file.text)))
     assert [int(row["feature"]) for row in rows if row["reviewer"] == "Bo"] == queue
     assert file.headers["content-disposition"] == f'attachment; filename="reviews-{number}.csv"'
@@ -106,6 +107,37 @@ def test_a_blind_session_hides_scores_and_another_shows_them(client: TestClient)
                 assert example["values"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_blind_table_tells_no_more_than_the_asker_said_until_all_is_judged(client: TestClient) -> None:
+    number = started(client, blind="yes", count=3)
+    queue = client.get(f"/review/{number}.json").json()["queue"]
+
+    def says(reviewer: str, feature: int) -> None:
+        given = {"session": number, "feature": feature, "reviewer": reviewer, "verdict": "mixed", "note": reviewer}
+        assert client.post("/api/reviews", json=given).status_code == 200
+
+    def table(**asked: str) -> list[dict[str, str]]:
+        text = client.get(f"/api/reviews/{number}/table.csv", params=asked).text
+        return list(csv.DictReader(io.StringIO(text)))
+
+    for feature in queue:
+        says("Ada", feature)
+    for feature in queue[:-1]:
+        says("Bo", feature)
+    assert table() == table(reviewer="Cy") == []
+    mine = table(reviewer="Bo")
+    assert [int(row["feature"]) for row in mine] == queue[:-1]
+    assert {row["reviewer"] for row in mine} == {"Bo"}
+    assert not mine[0].keys() & {"chosen", "mcs"}
+    whole = table(reviewer="Ada")
+    assert len(whole) == 5
+    assert whole[0].keys() >= {"chosen", "mcs"}
+    says("Bo", queue[-1])
+    assert len(table(reviewer="Bo")) == 6
+    assert '<span id="review-table" hidden>' in client.get(f"/review/{number}").text
+    seeing = started(client, blind="no")
+    assert '<span id="review-table">' in client.get(f"/review/{seeing}").text
+
+
 def test_a_dead_feature_can_be_blinded() -> None:
     seen = dict.fromkeys(SEEN_BLIND)
     assert blinded({**seen, "max": 0.0, "density": 0.0, "dead": True, "groups": []}) == {
@@ -120,17 +152,18 @@ def test_requests_that_cannot_be_met(client: TestClient) -> None:
     feature = client.get(f"/review/{number}.json").json()["queue"][0]
     outside = next(i for i in range(WIDTH) if i not in client.get(f"/review/{number}.json").json()["queue"])
     right = {"session": number, "feature": feature, "reviewer": "Ada", "verdict": "dead", "seconds": 3}
-    for changes, said in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"verdict": "fine"}, "`verdict`"),
         ({"feature": outside}, "not in the queue"),
         ({"session": 99}, "`session` (=99)"),
         ({"reviewer": " "}, "reviewer"),
         ({"reviewer": "x" * 101}, "reviewer"),
         ({"note": "x" * 10_001}, "`note`"),
-        ({"note": 3}, "`note`"),
+        *(({"note": wrong}, "`note`") for wrong in NO_NOTES),
         ({"seconds": -1}, "`seconds`"),
         ({"more": 1}, "unknown `more`"),
-    ):
+    )
+    for changes, said in refused:
         answer = client.post("/api/reviews", json={**right, **changes})
         assert answer.status_code == 400, changes
         assert said in answer.json()["error"]

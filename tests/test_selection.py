@@ -276,7 +276,7 @@ def test_choose_gives_the_members_own_number_and_says_why() -> None:
     ]
     number, why = choose(rows)
     assert number == 3
-    assert why.startswith("of the 3 with explained_variance ≥ 0.90, the one whose features agree best")
+    assert why.startswith("of the 3 with explained variance ≥ 0.90, the one whose features agree best")
     assert "MMCS 0.800" in why
 
 
@@ -288,7 +288,7 @@ def test_choose_prefers_the_models_loss_where_any_member_has_one() -> None:
     ]
     number, why = choose(rows)
     assert number == 0
-    assert "of the 1 with ce_recovered ≥ 0.90, the one with the lowest L0" in why
+    assert "of the 1 with CE recovered ≥ 0.90, the one with the lowest L0" in why
 
 
 def test_several_variants_are_advised_one_at_a_time() -> None:

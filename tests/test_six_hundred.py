@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import re
 import shlex
@@ -20,9 +22,11 @@ from monosemy.analysis import meaning, meaning_bars, result
 from monosemy.analysis.coactivation import blocks_of
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.lab import Lab
-from monosemy.report.study import StudyPage
+from monosemy.app.state import State
+from monosemy.dictionaries.store import DictionaryStore
+from monosemy.report.study import StudyPage, shown
 from monosemy.runtime import UsageError
-from monosemy.studies import six_hundred_case
+from monosemy.studies import six_hundred, six_hundred_case
 from monosemy.studies.six_hundred import SixHundredSettings, six_hundred_features
 from monosemy.studies.six_hundred_pages import in_words
 
@@ -109,8 +113,35 @@ def test_every_printed_command_gives_the_studys_numbers(
         (file,) = made.glob("*.json")
         assert json.loads(file.read_text()) == kept(study, names.pop(arguments[-1])), line
         drawn = {path.stem.removeprefix(f"{file.stem}-") for path in made.glob("*.svg")}
-        assert drawn == {path.stem.removeprefix(prefix) for path in pictures if path.stem.startswith(prefix)}
+        shown = {path.stem.removeprefix(prefix) for path in pictures if path.stem.startswith(prefix)}
+        assert shown <= drawn
+        left_out = {"append": {"extremes"}, "prepend": {"strongest"}, "alone": {"strongest"}}
+        assert drawn - shown == (left_out[prefix.split("-")[1]] if prefix.startswith("vocabulary") else set())
     assert not names
+
+
+def test_the_case_states_its_figures_in_words_and_a_table(study: Path) -> None:
+    page = unescape(re.sub(r"<[^>]*>", " ", (study / "case.html").read_text()))
+    name = next(study.glob("measurements/case-*-context")).name.removesuffix("-context")
+    scan, probe = kept(study, f"{name}-vocabulary-append"), kept(study, f"{name}-probe")
+    assert f"it fires with {scan['n_fires']:,}" in page
+    assert six_hundred_case.scan_line(scan) in page
+    evidence = kept(study, f"{name}-neurons")["evidence"]
+    assert f"Verdict: {evidence['verdict']}." in page
+    first = probe["accuracy"][0]
+    said = " to ".join(shown(first[end]) for end in ("low", "high"))
+    assert f"1 of the neurons: balanced accuracy {shown(first['value'])} ({said})" in page
+    ablation = kept(study, f"{name}-ablation")
+    rows = six_hundred_case.effect_rows(ablation)
+    assert [row["effect"] for row in rows] == [kind for kind, found in ablation["means"].items() if found]
+    for row in rows:
+        told = [ablation[part][row["effect"]] for part in ("means", "controls", "excess")]
+        cells = [each and f"{shown(each['mean'])} ({shown(each['low'])} to {shown(each['high'])})" for each in told]
+        assert [row["removal"], row["control"], row["difference"]] == cells
+        assert all(cell in page for cell in cells if cell)
+    silent = page[page.index("Silent examples") : page.index("Context ablation")]
+    assert "«" in page[page.index("Uniform examples") : page.index("Silent examples")]
+    assert "«" not in silent
 
 
 def test_it_counts_with_intervals(study: Path) -> None:
@@ -118,6 +149,7 @@ def test_it_counts_with_intervals(study: Path) -> None:
     living = [row for row in data["rows"] if not row["dead"]]
     high = [row["meaningful"] for row in living if max(match["mcs"] for match in row["matches"]) > data["low"]]
     share = data["meaningful_share_high"]
+    assert "random directions are two sets" in (study / "index.html").read_text()
     assert (share["count"], share["total"]) == (sum(high), len(high))
     page = unescape((study / "index.html").read_text())
     for each in (
@@ -134,6 +166,17 @@ def test_it_counts_with_intervals(study: Path) -> None:
     assert in_words({"count": 0, "total": 0, "share": None, "low": None, "high": None}) == "none (there are none)"
 
 
+def test_the_tables_file_is_in_the_pages_order(study: Path) -> None:
+    found = list(csv.reader(io.StringIO((study / "table.csv").read_text())))
+    dead, count = found[0].index("dead"), found[0].index("count")
+    keys = [(row[dead] == "True", -float(row[1])) for row in found[1:]]
+    assert keys == sorted(keys)
+    assert len(keys) == 32
+    rare = sum(int(row[count]) < 10 for row in found[1:])
+    assert kept(study, "mcs-table")["n_rare"] == rare
+    assert f"{rare} on fewer than 10" in unescape((study / "range.html").read_text())
+
+
 def test_a_second_run_makes_nothing_anew(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in study.rglob("manifest.json")}
     monkeypatch.setattr(StudyPage, "figure", lambda *_, **__: None)  # drawing takes most of the time
@@ -145,15 +188,52 @@ def test_a_second_run_makes_nothing_anew(study: Path, monkeypatch: pytest.Monkey
 
 def test_the_case_is_the_first_by_mcs_that_is_no_single_neuron(study: Path, lab: Lab) -> None:
     verdicts = {row["feature"]: row["verdict"] for row in kept(study, "neuron-verdicts")["evidence"]}
-    rows = [
-        row for row in kept(study, "mcs-table")["rows"] if not row["dead"] and verdicts[row["feature"]] != "a neuron"
-    ]
+    rows = [row for row in kept(study, "mcs-table")["rows"] if not row["dead"]]
     assert lab.index is not None
     by_mcs = sorted(rows, key=lambda row: -row["matches"][0]["mcs"])
     spread = [row["feature"] for row in by_mcs if verdicts[row["feature"]] in six_hundred_case.SPREAD]
     tops = ((feature, lab.index.feature(feature).examples["top"]) for feature in spread)
     first = next(feature for feature, top in tops if six_hundred_case.prompt_of(lab, top) is not None)
     assert (study / "measurements" / f"case-{first}-context").exists()
+
+
+def test_the_three_dictionaries_are_members_of_one_grid_and_its_commands_compare_them(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = DictionaryStore.open(study / "dictionaries").members
+    assert [(each["width"], each["seed"]) for each in members] == [(32, 0), (32, 1), (64, 0), (64, 1)]
+    run = str(study)
+    cli.main(["analyse", "mcs", run, "--others", "1", "2", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert [row["matches"][0]["mcs"] for row in told["rows"]] == sorted(
+        (row["matches"][0]["mcs"] for row in told["rows"]), reverse=True
+    )
+    matches = {row["feature"]: row["matches"] for row in told["rows"]}
+    assert matches == {row["feature"]: row["matches"] for row in kept(study, "mcs-table")["rows"]}
+    cli.main(["analyse", "splitting", run])
+    assert len(capsys.readouterr().out.splitlines()) > 32
+    cli.main(["analyse", "atlas", run, "--members", "0", "1", "2"])
+    assert len(capsys.readouterr().out.splitlines()) > 64
+    state = State(study)
+    assert [row["member"] for row in state.grid().rows] == [0, 1, 2, 3]
+    assert list(state.grids) == ["dictionaries"]
+
+
+def test_without_a_model_a_small_one_is_trained_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(six_hundred, "OWN_STEPS", 2)
+    monkeypatch.setattr(six_hundred, "OWN_VOCABULARY", 300)
+    source = tmp_path / "text.jsonl"
+    source.write_text(
+        "".join(json.dumps({"text": f"def f{i}(x):\n    return x + {i}\n" * 9}) + "\n" for i in range(60))
+    )
+    said: list[str] = []
+    settings = SixHundredSettings(source=str(source), site=SITE, width=8, steps=4, max_tokens=1500)
+    stages = six_hundred.made(tmp_path / "study", settings, said.append)
+    assert stages.model_name == f"a small GPT trained on {source}"
+    assert stages.lab.model.vocab_size <= 300
+    assert stages.index.artifact.parent("model").path == str(tmp_path / "study" / "model")
+    assert stages.lab.site == SITE
+    assert f"activations of {SITE}" in said
 
 
 def test_prompts_have_the_corpus_tokens(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,7 @@ def check_reading(lab: Lab, prompt: list[int], text: WrittenText, feature: int, 
     whole = torch.tensor([prompt + new])
     codes_C = lab.codes(lab.batch([prompt + new]), [feature])[0, :, 0]
     assert text.codes == pytest.approx(codes_C[len(prompt) :].tolist())
-    log_p_CV = lab.model.logits(whole)[0, :, : lab.vocab_size].log_softmax(dim=1)
+    log_p_CV = lab.model.logits(whole)[0].log_softmax(dim=1)
     expected = [float(log_p_CV[len(prompt) + i - 1, token]) for i, token in enumerate(new)]
     assert text.log_probs == pytest.approx(expected, abs=1e-4)
 
@@ -339,3 +340,6 @@ def test_padding_of_the_vocabulary_is_never_written(tmp_path: Path) -> None:
     cast(Any, model.model).lm_head.weight.data[lab.vocab_size :] = 10 * cast(Any, model.model).lm_head.weight.data[:3]
     texts = steer(lab, 3, PROMPT, how="remove", new_tokens=20, temperature=3.0)
     assert not any(token.startswith("<2") for token in texts.plain.tokens)
+    own = sum(math.exp(log_p) for log_p in texts.plain.log_probs) / len(texts.plain.tokens)
+    assert own < 0.5, "the padding, which is likelier, takes its part of the probability"
+    assert texts.plain.own_log_probs == pytest.approx(texts.plain.log_probs, abs=1e-4)

@@ -16,7 +16,7 @@ from monosemy.analysis.probes import KSparseProbe
 from monosemy.analysis.probing import LabelProbe
 from monosemy.analysis.steering import Steering, SteeringSettings, WrittenText
 from monosemy.analysis.steering_agreement import SteeredFeature, SteeringAgreement
-from monosemy.analysis.vocabulary import VocabularyScan, Where
+from monosemy.analysis.vocabulary import ScannedToken, VocabularyScan, Where
 from monosemy.app import neuron_words, words
 from monosemy.metrics.calibration import Interval
 from monosemy.metrics.interval import Share
@@ -26,22 +26,29 @@ def scan(up: int, down: int, same: int, total: int, where: Where = "append") -> 
     done = up + down + same
     place = 0 if where == "alone" else 3
     return VocabularyScan(
-        7, where, ["a", "b", "c"], place, 0.5, torch.arange(done), torch.zeros(done), ["x"] * done, [], [], up, down,
-        same, total, 0, None,
+        7, where, ["a", "b", "c"], place, 0.5, torch.arange(done), torch.zeros(done), ["x"] * done, [], [], [], up,
+        down, same, 0, total, 0, None,
     )  # fmt: skip
 
 
 def test_a_scan_counts_as_people_do() -> None:
     base = "Without any, its code at the last token is 0.5."
+    none = "It fires with none of them."
     assert words.of_scan({}, scan(97, 12, 1000, 1109)) == [
-        "97 tokens increase it, 12 decrease it, 1,000 leave it unchanged.", base
+        "97 tokens increase it, 12 decrease it, 1,000 leave it unchanged.", base, none
     ]  # fmt: skip
     assert words.of_scan({}, scan(1, 1, 1, 10, "alone")) == [
-        "1 token increases it, 1 decreases it, 1 leaves it unchanged.", "So far: 3 of 10 tokens."
+        "1 token increases it, 1 decreases it, 1 leaves it unchanged.", "So far: 3 of 10 tokens.", none
     ]  # fmt: skip
     filtered = replace(scan(1, 0, 0, 1), n_implausible=300, plausible=0.001)
     assert words.of_scan({}, filtered)[1:] == [
-        base, "Left out, as the model gives them less than 0.001 there: 300 tokens."
+        base, none, "Left out, as the model gives them less than 0.001 there: 300 tokens."
+    ]  # fmt: skip
+    named = [
+        ScannedToken(number, text, value, value - 0.5) for number, text, value in ((4, " h", 2.0), (9, "\n", 0.25))
+    ]
+    assert words.of_scan({}, replace(scan(1, 2, 0, 3), strongest=named, n_fires=2))[2:] == [
+        "It fires with 2 tokens, most with “␣h” (2), “⏎” (0.25)."
     ]  # fmt: skip
 
 
@@ -59,6 +66,7 @@ def test_each_chart_of_each_scan_says_what_was_scanned(where: Where, said: str) 
     assert titles == [
         f"Every token {said}: change of feature 7",
         f"Tokens {said} that change feature 7 most",
+        f"Tokens {said} with which feature 7 is strongest",
         f"Feature 7 with each token {said}",
     ]
 
@@ -233,14 +241,15 @@ def test_a_probe_says_one_neuron_and_the_fewest_that_tell_best() -> None:
     poor, good, chance = Interval(0.625, 0.5, 0.75), Interval(0.875, 0.75, 1.0), Interval(0.5, 0.5, 0.5)
     result = KSparseProbe(
         feature=7, coordinates="neurons of x", choose="forward", ks=[1, 2, 4], neurons=[3, 1],
-        accuracy=[poor, good, good], f1=[chance, good, good], random_accuracy=[chance] * 3, random_f1=[chance] * 3,
+        accuracy=[poor, good, good], f1=[chance, good, good], f1_cut=[2.5, 0.5, 0.5],
+        random_accuracy=[chance] * 3, random_f1=[chance] * 3,
         density=0.01, n_train=(30, 4000), n_test=(10, 900),
     )  # fmt: skip
     assert neuron_words.of_probe({}, result) == [
-        "1 neuron tells where it fires with a balanced accuracy of 0.62 (0.50 to 0.75), F1 0.50 (0.50 to 0.50); "
-        "as many at random: 0.50 (0.50 to 0.50).",
-        "2 neurons tell where it fires with a balanced accuracy of 0.88 (0.75 to 1.00), F1 0.88 (0.75 to 1.00); "
-        "as many at random: 0.50 (0.50 to 0.50).",
+        "1 neuron tells where it fires with a balanced accuracy of 0.62 (0.50 to 0.75), F1 0.50 (0.50 to 0.50) "
+        "(at the cut that is best in training, at its own frequency); as many at random: 0.50 (0.50 to 0.50).",
+        "2 neurons tell where it fires with a balanced accuracy of 0.88 (0.75 to 1.00), F1 0.88 (0.75 to 1.00) "
+        "(at the cut that is best in training, at its own frequency); as many at random: 0.50 (0.50 to 0.50).",
         "The best first: 3, 1. Chance is 0.5.",
         "Trained on 30 tokens on which it fires and 4,000 others, tested on 10 and 900 of other documents.",
     ]

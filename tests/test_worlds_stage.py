@@ -389,6 +389,8 @@ def test_another_measurement_in_its_place_is_refused(tmp_path: Path) -> None:
     assert measured(tmp_path / "m", {"steps": 3}, {"thing": thing}, lambda _: 1) == 1
     with pytest.raises(UsageError, match="`steps` = 3, now 4"):
         measured(tmp_path / "m", {"steps": 4}, {"thing": thing}, never)
+    with pytest.raises(UsageError, match="`version`"):
+        measured(tmp_path / "m", {"steps": 3}, {"thing": thing}, never, version=2)  # the rule has changed since
     with pytest.raises(UsageError, match="other thing"):
         measured(tmp_path / "m", {"steps": 3}, {"thing": parent(tmp_path / "other", 1)}, never)
     (tmp_path / "m" / RESULT).write_text("2")

@@ -123,7 +123,7 @@ class AblationEffect(Result):
         return [
             Chart("next-token", f"The true next token {said}", "token", label, bars),
             Chart("suppressed", f"The most suppressed token {said}", "token", label, fall),
-            Chart("against-code", f"The true next token {said}", "code", label, points),
+            Chart("against-code", f"The true next token {said}, by its code", "code", label, points),
         ]
 
 

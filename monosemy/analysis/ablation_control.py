@@ -63,10 +63,11 @@ class Runs:
         return Effects(next_token, least.values.clamp_max(0).tolist(), least.indices.tolist())
 
     def _log_probabilities(self, edits: Mapping[str, Edit]) -> Tensor:
-        """`log_p_WV` over the tokenizer's vocabulary."""
+        """`log_p_WV` of the tokenizer's vocabulary; rows of the unembedding behind it take their part of the sum."""
         with full_rate_products(self._lab.model.device):
             logits_CV = self._lab.model.logits(self._ids_1C, edits=edits)[0]
-        return logits_CV[self.shown.start : self.shown.stop, : self._lab.vocab_size].float().log_softmax(dim=1)
+        log_p_CV = logits_CV[self.shown.start : self.shown.stop].float().log_softmax(dim=1)
+        return log_p_CV[:, : self._lab.vocab_size]
 
 
 def control_change(

@@ -164,7 +164,7 @@ def prompt_attribution(
     site = lab.written_site
     check_path(lab.model, site)
     batch = lab.batch([prompt])
-    odds_V = lab.model.logits(batch.ids_BC)[0, -1, : lab.vocab_size].float().softmax(dim=0)
+    odds_V = lab.model.logits(batch.ids_BC)[0, -1].float().softmax(dim=0)[: lab.vocab_size]
     token = int(odds_V.argmax()) if target is None else _token(lab, target)
     scale = float(path_scale(lab.model, site, batch.ids_BC)[0, -1])
     code_N = lab.last_codes(batch)[0].float()

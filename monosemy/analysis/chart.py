@@ -45,12 +45,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Points:
-    """Points alone. `texts`: what a reader learns of each on pointing at it."""
+    """Points alone. `texts`: what a reader learns of each on pointing at it. `ring`: rings in ink, around others."""
 
     x: Sequence[Number]
     y: Sequence[Number]
     name: str = ""
     texts: Sequence[str] = ()
+    ring: bool = False
     mark: str = "points"
 
 
@@ -120,6 +121,9 @@ def _draw(axes: Axes, mark: Mark, colour: str, number: int, count: int) -> None:
         if mark.low:
             low, high = _numbers(mark.low), _numbers(mark.high)
             axes.fill_between(_numbers(mark.x), low, high, color=colour, alpha=0.18, linewidth=0)
+    elif isinstance(mark, Points) and mark.ring:
+        x, y = _numbers(mark.x), _numbers(mark.y)
+        axes.plot(x, y, "o", color=INK, markerfacecolor="none", markersize=10, label=mark.name)
     elif isinstance(mark, Points):
         axes.plot(_numbers(mark.x), _numbers(mark.y), "o", markersize=3, alpha=0.6, color=colour, label=mark.name)
     elif isinstance(mark, Histogram):

@@ -101,7 +101,7 @@ class CircuitEdges(Result):
 
     def charts(self) -> list[Chart]:
         """The edges as bars, and attribution against ablation."""
-        title = f"{self.direction} of feature {self.feature} at {self.site}"
+        title = f"{self.direction} of feature {self.feature} at {self.site}, in {self.rows:,} rows"
         labels = [f"{edge.feature}{' (silent)' if edge.silent else ''}" for edge in self.edges]
         given, lost = [edge.attribution for edge in self.edges], [edge.ablation for edge in self.edges]
         bars = (Bars(labels, given, "gradient × activation"), Bars(labels, lost, "lost by ablation"))

@@ -1,4 +1,4 @@
-"""Labelled texts from a file, for probes (`probing.py`).
+"""Labelled texts from a file or a form, for probes (`probing.py`).
 
     label <tab> text                        one text a line; blank lines are skipped
     {"label": "french", "text": "Bonjour"}  JSON lines; a label is a text, a number or a truth
@@ -21,13 +21,19 @@ def labelled_texts(path: str | Path) -> tuple[list[str], list[str]]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; name one of labelled texts")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 text ({error})") from error
-    pairs = [_pair(line.rstrip("\r"), f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    pairs = labelled_lines(text, str(path))
     if not pairs:
         raise UsageError(f"{path}: is empty; give lines of a label, a tab and a text, or JSON lines")
     return [text for _, text in pairs], [label for label, _ in pairs]
+
+
+def labelled_lines(text: str, name: str) -> list[tuple[str, str]]:
+    """Label and text of each line of `text`, which is called `name`. Raises UsageError as `labelled_texts` does."""
+    lines = enumerate(text.split("\n"), 1)
+    return [_pair(line.rstrip("\r"), f"{name}, line {number}") for number, line in lines if line.strip()]
 
 
 def _pair(line: str, where: str) -> tuple[str, str]:
@@ -46,9 +52,11 @@ def _pair(line: str, where: str) -> tuple[str, str]:
 def _of_json(line: str, where: str) -> tuple[str, str]:
     try:
         row: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: is no JSON ({error})") from error
     label, text = row.get("label"), row.get("text")
     if not isinstance(label, str | int | float) or not isinstance(text, str):
         raise UsageError(f'{where}: must be as {{"label": "french", "text": "Bonjour"}}')
+    if any("\ud800" <= character <= "\udfff" for character in f"{label}{text}"):
+        raise UsageError(f"{where}: holds half of a character (a lone surrogate); remove it")
     return str(label), text

@@ -7,6 +7,10 @@ A probe is fitted with its classes weighing the same, whatever their numbers:
 by L-BFGS in fp64 (scikit-learn's `LogisticRegression` with class_weight="balanced" and C = 1/(RIDGE·X) finds the same
 one). RIDGE keeps β finite where the classes can be separated.
 
+It has two cuts, for no one cut is right for both scores. At margin 0 both kinds of error cost a class the same share of
+itself: for balanced accuracy. Of a rare class nearly all that this cut says is a false positive; so F1 is scored at the
+cut that has the largest F1 on the rows of training, each weighing what it stands for (`f1_cut`).
+
 Split: whole groups (documents; equal texts) go to training or to test, never in parts, and groups with and without a
 positive are divided alike. Intervals are 95 % percentiles of a bootstrap over the groups of the test, since tokens of
 one document are not independent; all probes are scored in the same resamples, so that differences have intervals too.
@@ -42,7 +46,11 @@ class Probe:
 
     def __call__(self, x_XZ: torch.Tensor) -> torch.Tensor:
         """bool [X]."""
-        return (x_XZ.double() - self.mean_Z) / self.spread_Z @ self.beta_Z + self.a > 0
+        return self.margin(x_XZ) > 0
+
+    def margin(self, x_XZ: torch.Tensor) -> torch.Tensor:
+        """How far on the positive side each row is, fp64 [X]: the log odds where both classes weigh half."""
+        return (x_XZ.double() - self.mean_Z) / self.spread_Z @ self.beta_Z + self.a
 
 
 def fitted(x_XZ: torch.Tensor, positive_X: torch.Tensor, ridge: float = RIDGE) -> Probe:
@@ -67,6 +75,20 @@ def fitted(x_XZ: torch.Tensor, positive_X: torch.Tensor, ridge: float = RIDGE) -
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
     return Probe(mean_Z, spread_Z, weights[:-1], float(weights[-1]))
+
+
+def f1_cut(margin_X: torch.Tensor, positive_X: torch.Tensor, weight: float = 1.0) -> float:
+    """The cut above which rows said positive have the largest F1, a negative counting for `weight` rows.
+
+    Midway between two neighbouring margins; −inf where saying all positive is best.
+    """
+    sorted_X, order_X = margin_X.sort(descending=True)
+    found_X = positive_X[order_X].double().cumsum(dim=0)
+    wrong_X = weight * (~positive_X[order_X]).double().cumsum(dim=0)
+    f1_X = 2 * found_X / (found_X[-1] + found_X + wrong_X)
+    below_X = torch.cat([sorted_X[1:], sorted_X.new_full((1,), -torch.inf)])
+    best = int(torch.where(sorted_X > below_X, f1_X, -1.0).argmax())  # equal margins are said alike
+    return float((sorted_X[best] + below_X[best]) / 2)
 
 
 def balanced_weights(positive_X: torch.Tensor) -> torch.Tensor:
@@ -151,7 +173,7 @@ class Scores:
         return (found / (found + missed) + left / (wrong + left)) / 2
 
     def f1(self, said_X: torch.Tensor) -> torch.Tensor:
-        """2·found / (2·found + missed + wrong), [1 + R]; 0 where nothing is found."""
+        """2·found / (2·found + missed + wrong), [1 + R]; 0 where nothing is found. For what `f1_cut` says."""
         found, missed, wrong, _ = self.counts(said_X).unbind(dim=1)
         return 2 * found / (2 * found + missed + self._weight * wrong).clamp_min(torch.finfo(torch.float64).tiny)
 

@@ -4,9 +4,10 @@ For every feature of the first dictionary and every other dictionary: the MCS (t
 the other; partners may be shared) and which feature that is; the same in the one-to-one matching of largest total
 cosine, where no partner is shared, so that copies cannot hide (blank where the other dictionary is too small for all;
 beyond EXACT_UP_TO features a side to within the gap of `metrics/matching.py`).
-Beside them what the feature index says: dead, density, maximum, the strongest example with its peak in «», and whether
-the feature looks meaningful by the rule of `meaning.py`. So S1's question has a number: the share of low-MCS features
-that look meaningful all the same, beside that of the others, of random directions and of neurons.
+Beside them what the feature index says: on how many tokens it fires, dead (on none), density, maximum, the strongest
+example with its peak in «», and whether the feature looks meaningful by the rule of `meaning.py`. So S1's question has
+a number: the share of low-MCS features that look meaningful all the same, beside that of the others, of random
+directions and of neurons.
 
 Shapes: N features of the first dictionary, L of another. Source: S1; SCIENCE.md §3, §5.
 """
@@ -14,7 +15,8 @@ Shapes: N features of the first dictionary, L of another. Source: S1; SCIENCE.md
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +36,10 @@ from monosemy.metrics.matching import one_to_one
 from monosemy.metrics.recovery import RECOVERED, nearest
 from monosemy.runtime import UsageError
 
+RARE = 10
+"""Firings; a feature with fewer is what S1 calls dead."""
+BARS, FEWEST = 8, 20
+"""The most bars of the shares by MCS, and the fewest features of one, where there are so many."""
 BINS = 20
 """Of the histogram of MCS, from 0 to 1; what is below 0 is counted in the first."""
 
@@ -56,6 +62,8 @@ class McsRow:
     feature: int
     matches: tuple[Match, ...]
     """One for each other dictionary."""
+    count: int | None
+    """On how many tokens of the index it fires."""
     dead: bool | None
     density: float | None
     max: float | None
@@ -74,6 +82,8 @@ class McsTable(Result):
     low: float
     n_low: int
     """Living features of low MCS (all of low MCS, without an index)."""
+    n_rare: int | None
+    """Features that fire on fewer than RARE tokens, the dead among them; None without an index."""
     meaningful_share_all: Share | None
     """Share of the living features that look meaningful, the chance of the bars in its interval; None without a lab."""
     meaningful_share: Share | None
@@ -90,24 +100,32 @@ class McsTable(Result):
         named = [f"{name} ({other})" if many else name for other in self.others for name in per_other]
         rows: list[list[Any]] = [
             [row.feature, *(value for each in row.matches for value in astuple(each)),
-             row.dead, row.density, row.max, row.meaningful, row.example]
+             row.count, row.dead, row.density, row.max, row.meaningful, row.example]
             for row in self.rows
         ]  # fmt: skip
-        return Table(("feature", *named, "dead", "density", "max", "meaningful", "example"), rows)
+        return Table(("feature", *named, "count", "dead", "density", "max", "meaningful", "example"), rows)
+
+    def ordered(self, column: str = "mcs", descending: bool = True) -> McsTable:
+        """The same with its rows in the order of a column, ties as they are, blanks last; "mcs" alone is that of the
+        first other dictionary, and so are "nearest", "one-to-one" and "partner". Raises UsageError for no such column.
+        """
+        table = self.table()
+        found = [place for place, name in enumerate(table.columns) if column in (name, str(name).split(" (")[0])]
+        if not found:
+            raise UsageError(f"`column` (={column!r}) must be one of {', '.join(table.columns)}")
+        values = [row[found[0]] for row in table.rows]
+        filled = [place for place, value in enumerate(values) if value is not None]
+        order = sorted(filled, key=lambda place: values[place], reverse=descending)
+        order += [place for place, value in enumerate(values) if value is None]
+        return replace(self, rows=tuple(self.rows[place] for place in order))
 
     def sorted_by(self, column: str, descending: bool = True) -> Table:
-        """The table in the order of a column, ties by feature, blanks last. Raises UsageError for no such column."""
-        table = self.table()
-        if column not in table.columns:
-            raise UsageError(f"`column` (={column!r}) must be one of {', '.join(table.columns)}")
-        place = table.columns.index(column)
-        filled = [row for row in table.rows if row[place] is not None]
-        blank = [row for row in table.rows if row[place] is None]
-        return Table(table.columns, sorted(filled, key=lambda row: row[place], reverse=descending) + blank)
+        """The table of `ordered`."""
+        return self.ordered(column, descending).table()
 
     def xlsx(self) -> bytes:
-        """The table as a spreadsheet file, largest MCS first."""
-        return xlsx(self.sorted_by(str(self.table().columns[1])), "MCS")
+        """The table as a spreadsheet file."""
+        return xlsx(self.table(), "MCS")
 
     def save(self, folder: str | Path) -> Path:
         """As every result, and `mcs-table.xlsx`."""
@@ -116,7 +134,7 @@ class McsTable(Result):
         return place
 
     def charts(self) -> list[Chart]:
-        """How MCS is distributed, for each other dictionary; with an index, how many look meaningful at each MCS."""
+        """How MCS is distributed, for each other dictionary; with an index, which share looks meaningful by MCS."""
         edges = [place / BINS for place in range(BINS + 1)]
         counts = [
             Histogram(edges, _histogram([row.matches[number].mcs for row in self.rows]), label)
@@ -125,13 +143,8 @@ class McsTable(Result):
         found = [Chart("distribution", f"MCS of {self.label}", "MCS", "features", counts)]
         living = [row for row in self.rows if row.meaningful is not None and not row.dead]
         if living:
-            best = [max(each.mcs for each in row.matches) for row in living]
-            sound = [mcs for mcs, row in zip(best, living, strict=True) if row.meaningful]
-            counted = zip(_histogram(sound), _histogram(best), strict=True)
-            shares = [part / whole if whole else None for part, whole in counted]
-            labels = [f"{low:.2f}" for low in edges[:-1]]
-            title = "Living features that look meaningful"
-            found.append(Chart("meaningful", title, "MCS from", "share", (Bars(labels, shares),)))
+            title = "Living features that look meaningful, as many in each bar"
+            found.append(Chart("meaningful", title, "MCS (n features)", "share", (_shares(living),)))
         return found
 
 
@@ -174,7 +187,8 @@ def mcs_table(
             for name, group in (("living", living), ("low", below), ("high", above))
         )
     labels = tuple(side.label for side in rest)
-    return McsTable(mine.label, labels, rows, low, len(below), every, low_share, high_share, held)
+    rare = None if opened is None else sum(row.count is not None and row.count < RARE for row in rows)
+    return McsTable(mine.label, labels, rows, low, len(below), rare, every, low_share, high_share, held)
 
 
 def _rows(
@@ -182,10 +196,10 @@ def _rows(
 ) -> tuple[McsRow, ...]:
     beside = list(zip(*matches, strict=True))
     if index is None:
-        return tuple(McsRow(feature, own, None, None, None, None, None) for feature, own in enumerate(beside))
+        return tuple(McsRow(feature, own, None, None, None, None, None, None) for feature, own in enumerate(beside))
     said: Sequence[bool | None] = [None] * len(beside) if sound is None else sound
     return tuple(
-        McsRow(feature, own, bool(row["dead"]), row["density"], row["max"], meaningful, example)
+        McsRow(feature, own, row["count"], bool(row["dead"]), row["density"], row["max"], meaningful, example)
         for feature, (own, row, meaningful, example) in enumerate(
             zip(beside, index.table(), said, strongest(index), strict=True)
         )
@@ -202,6 +216,19 @@ def _matches(mine: Compared, other: Compared) -> list[Match]:
         Match(mcs, near, *partner.get(row, nothing))
         for row, (mcs, near) in enumerate(zip(mcs_N.tolist(), nearest_N.tolist(), strict=True))
     ]
+
+
+def _shares(rows: Sequence[McsRow]) -> Bars:
+    """The share that looks meaningful in groups of (nearly) equal number, by their largest MCS.
+
+    A bar of one or two features would say 0, 1 or a half, whatever the features are.
+    """
+    order = sorted((max(each.mcs for each in row.matches), row.meaningful is True) for row in rows)
+    bars = max(1, min(BARS, len(order) // FEWEST))
+    cuts = [len(order) * place // bars for place in range(bars + 1)]
+    groups = [order[start:end] for start, end in pairwise(cuts)]
+    labels = [f"{group[0][0]:.2f} to {group[-1][0]:.2f} ({len(group)})" for group in groups]
+    return Bars(labels, [sum(sound for _, sound in group) / len(group) for group in groups])
 
 
 def _histogram(values: Sequence[float]) -> list[float]:

@@ -7,8 +7,10 @@ spread over them.
 
 Tokens: all on which the feature fires and as many on which it does not, at most PER_CLASS of either, drawn evenly over
 the corpus. Documents are never split between training and test. Balanced accuracy does not depend on how rare the
-feature is; F1 of the same decisions does, and is that at the feature's own frequency (a sampled negative counts for
-those that it stands for). With few documents of either kind in the test, intervals are too narrow.
+feature is. F1 does, and is that at the feature's own frequency: a sampled negative counts for those that it stands for,
+in the score and in the choice of the cut, which is the best one on the training tokens and another than that of the
+balanced accuracy (`logistic.py`). With few documents of either kind in the test, intervals are too narrow; where each
+negative stands for many, the cut rests on the few nearest ones.
 
 Shapes: X tokens, D neurons, K numbers of neurons. Source: Gurnee et al. 2023, "Finding Neurons in a Haystack",
 arXiv 2305.01610; SCIENCE.md §5.
@@ -24,7 +26,7 @@ import torch
 
 from monosemy.analysis.chart import Chart, Curve
 from monosemy.analysis.lab import Lab
-from monosemy.analysis.logistic import CHOICES, Scores, fitted, held_out, interval_of, telling_columns
+from monosemy.analysis.logistic import CHOICES, Scores, f1_cut, fitted, held_out, interval_of, telling_columns
 from monosemy.analysis.moments import NUMBERS_AT_ONCE, TokenSample, kind_of, pieces
 from monosemy.analysis.neurons import coordinates_of
 from monosemy.analysis.result import Result, Table
@@ -53,7 +55,9 @@ class KSparseProbe(Result):
     accuracy: list[Interval]
     """Balanced accuracy for each k; 0.5 is chance."""
     f1: list[Interval]
-    """F1 at the feature's own frequency."""
+    """F1 at the feature's own frequency, of the probe's cut that has the largest one in training."""
+    f1_cut: list[float]
+    """That cut, for each k: of the probe's log odds where both classes weigh half."""
     random_accuracy: list[Interval]
     """Of k random neurons, the mean over DRAWS sets."""
     random_f1: list[Interval]
@@ -66,19 +70,19 @@ class KSparseProbe(Result):
     def table(self) -> Table:
         """A row for each k."""
         names = ("accuracy", "f1", "random_accuracy", "random_f1")
-        columns = ["k", *(f"{name}{end}" for name in names for end in ("", "_low", "_high")), "neurons"]
+        columns = ["k", *(f"{name}{end}" for name in names for end in ("", "_low", "_high")), "f1_cut", "neurons"]
         rows = []
         for place, k in enumerate(self.ks):
             intervals = [getattr(self, name)[place] for name in names]
             numbers = [number for each in intervals for number in (each.value, each.low, each.high)]
-            rows.append([k, *numbers, " ".join(map(str, self.neurons[:k]))])
+            rows.append([k, *numbers, self.f1_cut[place], " ".join(map(str, self.neurons[:k]))])
         return Table(columns, rows)
 
     def charts(self) -> list[Chart]:
         """Balanced accuracy, and F1, against k."""
         return [
             self._chart("accuracy", "balanced accuracy", self.accuracy, self.random_accuracy),
-            self._chart("f1", "F1", self.f1, self.random_f1),
+            self._chart("f1", f"F1 at {self.density:.2%} of tokens, best cut", self.f1, self.random_f1),
         ]
 
     def _chart(self, name: str, label: str, chosen: list[Interval], drawn: list[Interval]) -> Chart:
@@ -119,18 +123,24 @@ def k_sparse_probe(
     # One sampled negative stands for so many, where one sampled positive stands for one.
     weight = (silent.seen / len(silent.x_XD)) / (fires.seen / len(fires.x_XD))
     scores = Scores(document_X[test_X], positive_X[test_X], weight, seed)
-    train = (x_XD[~test_X], positive_X[~test_X])
+    trained_X = positive_X[~test_X]
 
-    neurons = telling_columns(*train, max(ks), choose)
+    neurons = telling_columns(x_XD[~test_X], trained_X, max(ks), choose)
     drawn = [torch.randperm(d_in, generator=generator_for("random neurons", draw, seed)) for draw in range(DRAWS)]
     found: list[list[Interval]] = []
+    cuts: list[float] = []
     with Progress("probes", len(ks) * (1 + DRAWS), unit="probes") as bar:
         for k in ks:
-            pairs = []
+            pairs, told = [], []
             for columns in (neurons[:k], *(order[:k].tolist() for order in drawn)):
-                said_X = fitted(train[0][:, columns], train[1])(x_XD[test_X][:, columns])
-                pairs.append(torch.stack([scores.balanced_accuracy(said_X), scores.f1(said_X)]))
+                x_XZ = x_XD[:, columns]
+                probe = fitted(x_XZ[~test_X], trained_X)
+                margin_X = probe.margin(x_XZ)
+                told.append(f1_cut(margin_X[~test_X], trained_X, weight))
+                balanced_S = scores.balanced_accuracy(margin_X[test_X] > 0)
+                pairs.append(torch.stack([balanced_S, scores.f1(margin_X[test_X] > told[-1])]))
                 bar.advance()
+            cuts.append(told[0])
             found.append([interval_of(each) for each in (*pairs[0], *torch.stack(pairs[1:]).mean(dim=0))])
     accuracy, f1, random_accuracy, random_f1 = (list(column) for column in zip(*found, strict=True))
     sizes = [(int((positive_X & part).sum()), int((~positive_X & part).sum())) for part in (~test_X, test_X)]
@@ -143,6 +153,7 @@ def k_sparse_probe(
         neurons,
         accuracy,
         f1,
+        cuts,
         random_accuracy,
         random_f1,
         density,

@@ -5,8 +5,9 @@ probes of the k features, and of the k neurons, that tell the label best are com
 neurons as what could be told at all. S1 asks whether a feature "nets us anything over the neuron basis"; the paired
 difference of the two answers it, for this property. (SAEBench's sparse probing asks the same of whole dictionaries.)
 
-Features and neurons are chosen on the training texts by the same greedy rule (`logistic.telling_columns`). Equal texts
-go to training or to test together.
+Features and neurons are chosen on the training texts by the same greedy rule (`logistic.telling_columns`); F1 is that
+of the cut which is best on them, not of the balanced accuracy's (`logistic.f1_cut`). Equal texts go to training or to
+test together.
 
 Shapes: T texts, C context, D neurons, N features, K numbers of columns.
 Source: S1; Gurnee et al. 2023, arXiv 2305.01610; Karvonen et al. 2025, SAEBench, arXiv 2503.09532.
@@ -22,7 +23,7 @@ import torch
 
 from monosemy.analysis.chart import Chart, Curve
 from monosemy.analysis.lab import Lab, Prompt, padded
-from monosemy.analysis.logistic import Scores, fitted, held_out, interval_of, telling_columns
+from monosemy.analysis.logistic import Scores, f1_cut, fitted, held_out, interval_of, telling_columns
 from monosemy.analysis.moments import NUMBERS_AT_ONCE, TOKENS_AT_ONCE, kind_of
 from monosemy.analysis.neurons import coordinates_of
 from monosemy.analysis.probes import interval_curve
@@ -50,7 +51,7 @@ class LabelProbe(Result):
     accuracy: dict[str, list[Interval]]
     """Balanced accuracy of each for each k; 0.5 is chance."""
     f1: dict[str, list[Interval]]
-    """F1 of the positive label."""
+    """F1 of the positive label, at the cut with the largest one in training."""
     difference: list[Interval]
     """Balanced accuracy of k features less that of k neurons, on the same texts."""
     all_accuracy: Interval
@@ -122,7 +123,7 @@ def probe_labels(
 
     neurons_TD, codes_TN = _pooled(lab, ids, pooling)
     chosen: dict[str, list[int]] = {}
-    said: dict[str, list[torch.Tensor]] = {}
+    said: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     with Progress("probes", 2 * len(ks) + 1, unit="probes") as bar:
         for basis, x_TZ in (("features", codes_TN), ("neurons", neurons_TD)):
             chosen[basis] = telling_columns(x_TZ[~test_T], positive_T[~test_T], max(ks), "forward")
@@ -130,13 +131,13 @@ def probe_labels(
             for k in ks:
                 said[basis].append(_said(x_TZ[:, chosen[basis][:k]], positive_T, test_T))
                 bar.advance()
-        told_T = _said(neurons_TD, positive_T, test_T)
+        at_zero_T, at_cut_T = _said(neurons_TD, positive_T, test_T)
         bar.advance()
-    right = {basis: [scores.balanced_accuracy(each) for each in some] for basis, some in said.items()}
+    right = {basis: [scores.balanced_accuracy(at_zero_T) for at_zero_T, _ in some] for basis, some in said.items()}
     accuracy = {basis: [interval_of(each) for each in some] for basis, some in right.items()}
-    f1 = {basis: [interval_of(scores.f1(each)) for each in some] for basis, some in said.items()}
+    f1 = {basis: [interval_of(scores.f1(at_cut_T)) for _, at_cut_T in some] for basis, some in said.items()}
     gains = [interval_of(a - b) for a, b in zip(right["features"], right["neurons"], strict=True)]
-    whole = (interval_of(scores.balanced_accuracy(told_T)), interval_of(scores.f1(told_T)))
+    whole = (interval_of(scores.balanced_accuracy(at_zero_T)), interval_of(scores.f1(at_cut_T)))
     sizes = [(int((positive_T & part).sum()), int((~positive_T & part).sum())) for part in (~test_T, test_T)]
     named = (str(values[0]), str(values[1]))
     return LabelProbe(
@@ -145,9 +146,10 @@ def probe_labels(
     )  # fmt: skip
 
 
-def _said(x_TZ: torch.Tensor, positive_T: torch.Tensor, test_T: torch.Tensor) -> torch.Tensor:
-    """What a probe of these columns says of the test texts."""
-    return fitted(x_TZ[~test_T], positive_T[~test_T])(x_TZ[test_T])
+def _said(x_TZ: torch.Tensor, positive_T: torch.Tensor, test_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a probe of these columns says of the test texts: at its balanced cut, and at that for F1."""
+    margin_T = fitted(x_TZ[~test_T], positive_T[~test_T]).margin(x_TZ)
+    return margin_T[test_T] > 0, margin_T[test_T] > f1_cut(margin_T[~test_T], positive_T[~test_T])
 
 
 def _pooled(lab: Lab, ids: Sequence[Sequence[int]], pooling: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -140,7 +140,7 @@ def written(
 def _read(lab: Lab, feature: int, ids: list[int], new: Generated) -> WrittenText:
     batch = padded([[*ids, *new.ids]])
     codes_C = lab.codes(batch, [feature])[0, :, 0]
-    log_p_CV = lab.model.logits(batch.ids_BC)[0, :, : lab.vocab_size].float().log_softmax(dim=1)
+    log_p_CV = lab.model.logits(batch.ids_BC)[0].float().log_softmax(dim=1)
     next_T1 = torch.tensor(new.ids, dtype=torch.long, device=log_p_CV.device)[:, None]
     tokens = lab.texts.sequence([*ids, *new.ids])[len(ids) :]
     return WrittenText(

@@ -7,7 +7,9 @@ v is appended, prepended (after BOS, where documents have one), put in the place
 (`models/continuation.py`). `plausible=p` looks only at tokens to which the model gives at least probability p at that
 place, from what stands before it (S1's wish); the others are counted.
 
-A change counts if it passes UNCHANGED times the largest code seen (base included): below that it may be rounding.
+A change counts if it passes UNCHANGED times the largest code seen (base included): below that it may be rounding; so
+does a value. Where the prompt alone has a large code no token may increase it: then what makes the feature fire at that
+place are the tokens with the largest values (`strongest`), which the changes do not name.
 Source: S1. Left out: scans of two places at once, which are V² rows.
 
 Shapes: V tokens looked at, B rows of a batch, D = width of the site.
@@ -16,116 +18,20 @@ Shapes: V tokens looked at, B rows of a batch, D = width of the site.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from collections.abc import Callable, Iterator
+from typing import get_args
 
 import torch
 
-from monosemy.analysis.chart import Bars, Chart, Curve, Histogram
 from monosemy.analysis.lab import Batch, Lab, Prompt, padded
-from monosemy.analysis.result import Result, Table
+from monosemy.analysis.scanned import UNCHANGED, ScannedToken, VocabularyScan, Where
 from monosemy.data.rows import checked
 from monosemy.models.continuation import Slot, last_activations
 from monosemy.runtime import Progress, UsageError
 
-Where = Literal["append", "prepend", "replace", "alone"]
+__all__ = ["ScannedToken", "VocabularyScan", "Where", "vocabulary_scan"]
 
-UNCHANGED = 1e-4
 EACH_S = 0.5
-CURVE_POINTS, BARS, BINS = 1000, 12, 40
-
-
-@dataclass(frozen=True)
-class ScannedToken:
-    """One token of the vocabulary and what it does."""
-
-    id: int
-    text: str
-    value: float
-    """f(prompt with it)[last]."""
-    change: float
-    """Value minus base."""
-
-
-@dataclass(frozen=True)
-class VocabularyScan(Result):
-    """What every token does. A scan that is still running gives these for the tokens done so far."""
-
-    name: ClassVar[str] = "vocabulary"
-    feature: int
-    where: Where
-    prompt: Sequence[str]
-    """Texts of the prompt's tokens; empty for "alone"."""
-    place: int
-    """Where the token stands in its row, from 0; BOS counts."""
-    base: float
-    """f(prompt)[last]; 0 for "alone"."""
-    ids_V: torch.Tensor
-    value_V: torch.Tensor
-    """f(prompt with the token)[last]."""
-    texts_V: Sequence[str]
-    increasing: Sequence[ScannedToken]
-    """Those that raise it most, the most first."""
-    decreasing: Sequence[ScannedToken]
-    """Those that lower it most, the most first."""
-    n_increase: int
-    n_decrease: int
-    n_unchanged: int
-    """Changed by less than UNCHANGED of the largest code seen."""
-    n_tokens: int
-    """Tokens to look at in all; more than V while the scan runs."""
-    n_implausible: int
-    """Tokens left out, being less probable than `plausible`."""
-    plausible: float | None
-
-    @property
-    def change_V(self) -> torch.Tensor:
-        """Value minus base."""
-        return self.value_V - self.base
-
-    def summary(self) -> str:
-        """The counts as a sentence."""
-        left = (
-            "" if self.plausible is None else f"; {self.n_implausible} less probable than {self.plausible:g} left out"
-        )
-        return (
-            f"{self.n_increase} tokens increase feature {self.feature}, {self.n_decrease} decrease it, "
-            f"{self.n_unchanged} leave it unchanged ({len(self.ids_V)} of {self.n_tokens} looked at{left})"
-        )
-
-    def table(self) -> Table:
-        """A row a token: id, text, value, change, most increasing first."""
-        order_V = self.change_V.argsort(descending=True, stable=True).tolist()
-        ids, values, changes = self.ids_V.tolist(), self.value_V.tolist(), self.change_V.tolist()
-        return Table(
-            ["id", "token", "value", "change"], [[ids[v], self.texts_V[v], values[v], changes[v]] for v in order_V]
-        )
-
-    def charts(self) -> list[Chart]:
-        """Sorted changes, the most extreme tokens, and the histogram of values."""
-        where = {"append": "after the prompt", "prepend": "before the prompt", "alone": "alone"}.get(
-            self.where, f"in place of token {self.place} of the prompt"
-        )
-        changed = "change of the code at the last token"
-        ordered_V = self.change_V.sort(descending=True).values
-        shown = torch.linspace(0, len(ordered_V) - 1, min(CURVE_POINTS, len(ordered_V))).round().long()
-        extremes = [*self.increasing[:BARS], *reversed(self.decreasing[:BARS])]
-        counts, edges = _histogram(self.value_V)
-        return [
-            Chart(
-                "changes", f"Every token {where}: change of feature {self.feature}", "tokens, sorted", changed,
-                [Curve((shown + 1).tolist(), ordered_V[shown].tolist())],
-            ),
-            Chart(
-                "extremes", f"Tokens {where} that change feature {self.feature} most", "token", changed,
-                [Bars([token.text for token in extremes], [token.change for token in extremes])],
-            ),
-            Chart(
-                "values", f"Feature {self.feature} with each token {where}", "code at the last token", "tokens",
-                [Histogram(edges, counts)], log_y=True,
-            ),
-        ]  # fmt: skip
 
 
 def vocabulary_scan(
@@ -142,8 +48,8 @@ def vocabulary_scan(
     """Put every token of the vocabulary into the prompt and read the feature at the last position.
 
     `position`: for "replace", which token of the prompt (BOS, where there is one, is number 0). "alone" needs no prompt
-    (None). `top`: how many of the most increasing and decreasing are named. `each` is called with what is there so far,
-    at most every EACH_S seconds.
+    (None). `top`: how many of the most increasing, the most decreasing and the strongest are named. `each` is called
+    with what is there so far, at most every EACH_S seconds.
 
     Raises UsageError if the prompt with one more token is longer than the model takes, there is no such position or
     feature, or no token is as probable as `plausible`.
@@ -165,13 +71,16 @@ def vocabulary_scan(
         noise = UNCHANGED * max(abs(base), float(value_V.abs().max()))
         up, down = int((change_V > noise).sum()), int((change_V < -noise).sum())
 
-        def extreme(direction: int, count: int) -> list[ScannedToken]:
-            order_V = (direction * change_V).argsort(descending=True, stable=True)[: min(top, count)].tolist()
+        fires = int((value_V > noise).sum())
+
+        def most(by_V: torch.Tensor, count: int) -> list[ScannedToken]:
+            order_V = by_V.argsort(descending=True, stable=True)[: min(top, count)].tolist()
             return [ScannedToken(int(done_V[v]), texts[v], float(value_V[v]), float(change_V[v])) for v in order_V]
 
         return VocabularyScan(
-            feature, where, shown, len(slot.before), base, done_V, value_V, texts, extreme(1, up), extreme(-1, down),
-            up, down, len(value_V) - up - down, len(kept_V), len(ids_V) - len(kept_V), plausible,
+            feature, where, shown, len(slot.before), base, done_V, value_V, texts,
+            most(change_V, up), most(-change_V, down), most(value_V, fires),
+            up, down, len(value_V) - up - down, fires, len(kept_V), len(ids_V) - len(kept_V), plausible,
         )  # fmt: skip
 
     value_V, told = torch.zeros(0), time.monotonic()
@@ -234,9 +143,3 @@ def _plausible(lab: Lab, slot: Slot, least: float) -> torch.Tensor:
         best = float(probability_V.max())
         raise UsageError(f"`plausible` (={least}): the most probable token there has {best:.3g}; ask for less")
     return (probability_V >= least).nonzero()[:, 0]
-
-
-def _histogram(value_V: torch.Tensor) -> tuple[list[int], list[float]]:
-    low, high = float(value_V.min()), float(value_V.max())
-    edges = torch.linspace(low, high if high > low else low + 1.0, BINS + 1)
-    return value_V.histc(BINS, low, float(edges[-1])).int().tolist(), edges.tolist()

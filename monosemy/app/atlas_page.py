@@ -17,7 +17,7 @@ from monosemy.analysis.result import as_plain
 from monosemy.app.across import ALL, members_of
 from monosemy.app.computed import pending, result_of
 from monosemy.app.feature_list import ROWS
-from monosemy.app.query import Query, address, text, whole, word
+from monosemy.app.query import Query, address, first_row, text, whole, word
 from monosemy.app.state import Grid, State
 from monosemy.report.fields import identity
 from monosemy.runtime import UsageError
@@ -65,7 +65,7 @@ def atlas_data(state: State, query: Query) -> dict[str, Any]:
     found = result_of(state, "atlas", given, cosines)
     if found is None:
         return {**data, "rows": [], "total": 0, "few": False, "pending": pending("atlas", given)}
-    return {**data, "few": False, **_shown(state, asked, found, whole(query, "at", 0))}
+    return {**data, "few": False, **_shown(state, asked, found, query)}
 
 
 def _asked(state: State, query: Query) -> Asked:
@@ -92,10 +92,11 @@ def _has_rows(state: State, grid: Grid) -> bool:
     return True
 
 
-def _shown(state: State, asked: Asked, found: Atlas, at: int) -> dict[str, Any]:
+def _shown(state: State, asked: Asked, found: Atlas, query: Query) -> dict[str, Any]:
     kept = {**asked.state, "tag": asked.tag, "of": asked.of}
     groups = [group for group in _groups(found) if _belongs(group, asked, found)]
     why, cosines = _reasons(asked, found), _cosines(found)
+    at = first_row(query, len(groups), ROWS)
     rows = [_row(state, asked, found, group, why, cosines) for group in groups[at : at + ROWS]]
     counts = [
         {
@@ -160,7 +161,8 @@ def _row(
     cluster, held = group
     indexed = state.indexed(asked.grid)
     features = [
-        _feature(member, held.get(number), found.tags[number], indexed) for number, member in enumerate(asked.members)
+        _feature(state, member, held.get(number), found.tags[number], indexed)
+        for number, member in enumerate(asked.members)
     ]
     near = [cosine for item in held.items() for cosine in cosines.get(item, [])]
     return {
@@ -173,13 +175,16 @@ def _row(
 
 
 def _feature(
-    member: int, feature: int | None, tags: Sequence[str], indexed: Mapping[int, str]
+    state: State, member: int, feature: int | None, tags: Sequence[str], indexed: Mapping[int, str]
 ) -> dict[str, Any] | None:
-    """A cell: a member's feature, its tag and its page, where it is indexed; None where the row has none of it."""
+    """A cell: a member's feature, its tag, and where it is indexed its token and its page; None where the row has none
+    of it."""
     if feature is None:
         return None
-    href = address(f"/features/{feature}", index=indexed[member]) if member in indexed else None
-    return {"member": member, "feature": feature, "tag": tags[feature], "href": href}
+    name = indexed.get(member)
+    href = None if name is None else address(f"/features/{feature}", index=name)
+    token = None if name is None else state.indexes[name].summary(feature).top_token
+    return {"member": member, "feature": feature, "tag": tags[feature], "top_token": token, "href": href}
 
 
 def _cosines(found: Atlas) -> dict[tuple[int, int], list[float]]:

@@ -13,8 +13,9 @@ from monosemy.app.across import ACROSS
 from monosemy.app.calls import call_of
 from monosemy.app.computed import pending, result_of
 from monosemy.app.feature_list import ROWS
-from monosemy.app.query import Query, address, whole, word
+from monosemy.app.query import Query, address, first_row, whole, word
 from monosemy.app.state import Grid, State
+from monosemy.dictionaries.store import DictionaryStore
 from monosemy.metrics.recovery import RECOVERED
 from monosemy.report.fields import identity
 from monosemy.runtime import UsageError
@@ -28,8 +29,8 @@ def compare_data(state: State, query: Query) -> dict[str, Any]:
     """MCS of dictionary `a` in dictionary `b` of a grid. Raises NotFound, and UsageError where they are too large."""
     grid = state.grid(query.get("grid") or None)
     numbers = [row["member"] for row in grid.rows]
-    a = whole(query, "a", numbers[0])
-    b = whole(query, "b", numbers[1] if len(numbers) > 1 else numbers[0])
+    a = whole(query, "a", first_member(state, grid))
+    b = whole(query, "b", partner_of(grid, a))
     given = {"dictionaries": grid.name, "a": a, "b": b}
     pairs = result_of(state, "pairs", given, checked_size(state, grid, a, b))
     data = {
@@ -49,6 +50,24 @@ def compare_data(state: State, query: Query) -> dict[str, Any]:
     return {**data, "python": python, **_shown(state, grid, a, b, pairs, query)}
 
 
+def first_member(state: State, grid: Grid) -> int:
+    """The member that a comparison begins with: the chosen one, unless others are indexed and it is not."""
+    indexed = state.indexed(grid)
+    if grid.chosen is not None and (grid.chosen in indexed or not indexed):
+        return grid.chosen
+    first: int = next(iter(indexed), grid.rows[0]["member"])
+    return first
+
+
+def partner_of(grid: Grid, member: int) -> int:
+    """What a member is compared with at first: its equal of another seed, else any other, else itself."""
+    if any(row["member"] == member for row in grid.rows):
+        for other in DictionaryStore(grid.artifact).siblings(member, differ="seed"):
+            return other
+    others = (int(row["member"]) for row in grid.rows if row["member"] != member)
+    return next(others, member)
+
+
 def checked_size(state: State, grid: Grid, a: int, b: int) -> int:
     """How many cosines two members have. Raises NotFound, and UsageError where a page cannot wait for them."""
     wide = len(state.directions(grid, a)), len(state.directions(grid, b))
@@ -63,7 +82,7 @@ def checked_size(state: State, grid: Grid, a: int, b: int) -> int:
 def _shown(state: State, grid: Grid, a: int, b: int, pairs: FeaturePairs, query: Query) -> dict[str, Any]:
     sort = word(query, "sort", SORTS, "mcs")
     descending = word(query, "desc", ("0", "1"), "1") == "1"
-    at = whole(query, "at", 0)
+    at = first_row(query, len(pairs.mcs_N), ROWS)
     density_N = _density(state, grid, a)
     order_N = _order(pairs, density_N, sort, descending)
     kept = {"grid": grid.name, "a": a, "b": b, "sort": sort, "desc": int(descending)}

@@ -14,7 +14,7 @@ from itertools import combinations, pairwise, permutations
 from typing import Any
 
 from monosemy.app.atlas_page import atlas_data
-from monosemy.app.compare_page import SORTS, compare_data
+from monosemy.app.compare_page import SORTS, compare_data, first_member, partner_of
 from monosemy.app.computed import result_of
 from monosemy.app.export_part import Offline, Part, part, served
 from monosemy.app.query import Query
@@ -57,13 +57,14 @@ def _pairs(state: State, grid: Grid, widths: Mapping[int, int]) -> Iterator[Call
     """The pages of pairs that are kept: first the one that the app begins with, then those with indexed features."""
     indexed, numbers = state.indexed(grid), list(widths)
     pairs = list(permutations(numbers, 2))
+    first = (a := first_member(state, grid), partner_of(grid, a))
     cheap = [(a, b) for a, b in pairs if widths[a] * widths[b] <= COSINES and widths[a] <= MOST_ROWS]
-    cheap.sort(key=lambda pair: (pair != pairs[0], *(number not in indexed for number in pair), pair))
+    cheap.sort(key=lambda pair: (pair != first, *(number not in indexed for number in pair), pair))
     said = kept_pairs(state.name, len(cheap[:PAIRS]), len(cheap), len(pairs))
-    if not pairs or pairs[0] not in cheap:
+    if first not in cheap:
         yield partial(served, state, f"/compare {grid.name}", "Compare", said)
     for a, b in cheap[:PAIRS]:
-        yield partial(_pair, state, grid, a, b, said, f"/compare {grid.name}" if (a, b) == pairs[0] else "")
+        yield partial(_pair, state, grid, a, b, said, f"/compare {grid.name}" if (a, b) == first else "")
 
 
 def kept_pairs(run: str, kept: int, cheap: int, pairs: int) -> str:

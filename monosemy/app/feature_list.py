@@ -14,8 +14,8 @@ from monosemy.analysis.result import as_plain
 from monosemy.analysis.search import features_of_token
 from monosemy.analysis.verdict import VERDICTS
 from monosemy.analysis.verdict_store import VerdictStore
-from monosemy.app.query import Query, address, number, text, whole, word
-from monosemy.app.state import State
+from monosemy.app.query import Query, address, first_row, number, text, whole, word
+from monosemy.app.state import NotFound, State
 from monosemy.explain.store import COLUMNS as EXPLAINED_COLUMNS
 from monosemy.explain.store import EXPLAINED, ExplanationStore
 from monosemy.runtime import UsageError
@@ -49,6 +49,9 @@ def feature_list(state: State, query: Query) -> dict[str, Any]:
     at, verdicts, explanations = whole(query, "at", 0), state.verdicts[name], state.explanations[name]
     asked = asked_for(query, verdicts, explanations)
     rows, total = index.page(limit=ROWS, offset=at, **asked)
+    if at != (first := first_row(query, total, ROWS)):
+        at = first
+        rows, total = index.page(limit=ROWS, offset=at, **asked)
     grid, member = state.member_of(index)
     kept = {"index": name, **list_state(query)}
     return {
@@ -61,6 +64,7 @@ def feature_list(state: State, query: Query) -> dict[str, Any]:
         "columns": columns_of(verdicts, explanations),
         "verdicts": None if verdicts is None else verdicts.counts,
         "explained": None if explanations is None else explanations.explained,
+        "unshown": state.unshown[name],
         "sort": asked["sort"],
         "descending": asked["descending"],
         "state": kept,
@@ -152,9 +156,13 @@ def explained(explanations: ExplanationStore | None, i: int) -> list[dict[str, A
 
 
 def token_features(state: State, query: Query) -> dict[str, Any]:
-    """The features that fire on the token whose text is `q`. Raises UsageError where the corpus has no such token."""
+    """The features that fire on the token whose text is `q`. Raises NotFound where the corpus has no such token."""
     name, index = state.index(query.get("index") or None)
-    found = features_of_token(index, text(query, "q"))
+    wanted = text(query, "q")
+    try:
+        found = features_of_token(index, wanted)
+    except UsageError as error:
+        raise NotFound(str(error)) from error
     lists = [
         ("Most telling", "by F1 of the feature's firings and the token's occurrences", found.telling),
         ("Strongest", "by mean code over the token's occurrences", found.strong),

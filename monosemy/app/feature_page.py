@@ -18,6 +18,7 @@ from monosemy.app.state import State
 
 NEIGHBOURS = 10
 TOKENS = "tokens.safetensors"  # of an index
+UNIFORM = "uniform"  # setting of an index
 DIGITS = 7  # of the codes on tokens: what fp32 holds
 
 
@@ -54,6 +55,7 @@ def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
         "fires_on": lists["frequent"],
         "followed_by": lists["next"],
         "groups": groups(feature),
+        "not_kept": not_kept(index),
         "previous": before,
         "next": after,
     }
@@ -92,6 +94,13 @@ def token_shares(index: FeatureIndex, feature: Feature) -> dict[str, list[tuple[
         ]
         for key in ("frequent", "next")
     }
+
+
+def not_kept(index: FeatureIndex) -> list[str]:
+    """What an index has nothing of, because it was made before that was kept."""
+    uniform = [] if UNIFORM in index.artifact.config else ["examples at equal steps of activation"]
+    tokens = [] if TOKENS in index.artifact.manifest["files"] else ["the tokens that features fire on"]
+    return [*uniform, *tokens]
 
 
 def histogram(feature: Feature) -> Chart:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from monosemy.analysis.chart import Chart, Heat, Points
+from monosemy.analysis.chart import Chart, Curve, Heat, Mark, Points
 from monosemy.analysis.result import as_plain
 from monosemy.app.query import Query, address
 from monosemy.app.state import Grid, State
@@ -95,14 +95,15 @@ def member_address(grid: Grid, member: int) -> str:
 
 
 def front(grid: Grid) -> dict[str, Any] | None:
-    """FVU against L0, a mark a kind and width, and the page that each point leads to."""
+    """FVU against L0, a mark a kind and width, and the page that each point leads to. A line joins the undominated:
+    no other has a lower FVU at as low an L0. The chosen one has a ring."""
     series: dict[str, list[Row]] = defaultdict(list)
     for row in grid.rows:
         if defined(row.get("l0")) and defined(row.get("fvu")) and row["l0"] > 0:
             series[f"{row['variant']} {row['width']:,}"].append(row)
     if not series:
         return None
-    marks = [
+    marks: list[Mark] = [
         Points(
             [row["l0"] for row in rows],
             [row["fvu"] for row in rows],
@@ -111,9 +112,28 @@ def front(grid: Grid) -> dict[str, Any] | None:
         )
         for name, rows in series.items()
     ]
+    shown_rows = list(series.values())
+    best = undominated([row for rows in shown_rows for row in rows])
+    if len(best) > 1:
+        marks.append(Curve([row["l0"] for row in best], [row["fvu"] for row in best], "no other is better in both"))
+        shown_rows.append(best)
+    ringed = [row for row in grid.rows if row["member"] == grid.chosen and any(row in rows for rows in shown_rows)]
+    if ringed:
+        texts = [f"chosen: {identity(grid.rows, row['member'])}" for row in ringed]
+        marks.append(Points([row["l0"] for row in ringed], [row["fvu"] for row in ringed], "chosen", texts, ring=True))
+        shown_rows.append(ringed)
     chart = Chart("front", "Fidelity against sparsity", "L0 (features active per row)", "FVU", marks, log_x=True)
-    links = [[member_address(grid, row["member"]) for row in rows] for rows in series.values()]
+    links = [[member_address(grid, row["member"]) for row in rows] for rows in shown_rows]
     return {"chart": as_plain(chart), "links": links}
+
+
+def undominated(rows: Sequence[Row]) -> list[Row]:
+    """Those with a lower FVU than every other of as low an L0, by L0."""
+    best: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row["l0"], row["fvu"])):
+        if not best or row["fvu"] < best[-1]["fvu"]:
+            best.append(row)
+    return best
 
 
 def heatmaps(grid: Grid, field: str) -> list[dict[str, Any]]:

@@ -14,15 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from monosemy.analysis.mcs_table import McsTable
+from monosemy.analysis.mcs_table import RARE, McsTable
 from monosemy.analysis.result import Table, as_plain
 from monosemy.analysis.spreadsheet import xlsx
 from monosemy.app.across import ACROSS, ALL, members_of
 from monosemy.app.calls import call_of
-from monosemy.app.compare_page import checked_size, feature_address
+from monosemy.app.compare_page import checked_size, feature_address, first_member, partner_of
 from monosemy.app.computed import pending, result_of
 from monosemy.app.feature_list import ROWS
-from monosemy.app.query import Query, address, number, text, whole, word
+from monosemy.app.query import Query, address, first_row, number, text, whole, word
 from monosemy.app.state import Grid, State
 from monosemy.app.words import percent, share_of
 from monosemy.metrics.recovery import RECOVERED
@@ -30,7 +30,7 @@ from monosemy.report.fields import identity
 from monosemy.runtime import UsageError
 
 PER_OTHER = ("mcs", "nearest", "one_to_one", "partner")  # columns of the table, for each other member
-LAST = ("dead", "density", "max", "meaningful")  # those behind them that one sorts by
+LAST = ("count", "dead", "density", "max", "meaningful")  # those behind them that one sorts by
 SHEET = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 KINDS: dict[str, tuple[str, Callable[[Table], bytes]]] = {
     "csv": ("text/csv; charset=utf-8", lambda table: table.csv().encode()),
@@ -57,8 +57,7 @@ class _Asked:
     def __init__(self, state: State, query: Query) -> None:
         self.state, self.grid = state, state.grid(query.get("grid") or None)
         numbers = [row["member"] for row in self.grid.rows]
-        indexed = state.indexed(self.grid)
-        self.a = whole(query, "a", next(iter(indexed), numbers[0]))
+        self.a = whole(query, "a", first_member(state, self.grid))
         self.said = "".join(text(query, "others").split()) or ALL
         chosen = members_of(self.said)
         self.others = [member for member in numbers if member != self.a] if chosen is None else chosen
@@ -70,7 +69,9 @@ class _Asked:
         if self.a in self.others or len(set(self.others)) < len(self.others):
             raise UsageError(f"`others` (={self.said}) must be members beside {self.a}, each named once")
         self.keys = ["id", *(f"{key}-{other}" for other in self.others for key in PER_OTHER), *LAST]
-        self.sort = word(query, "sort", self.keys, f"mcs-{self.others[0]}" if self.others else "id")
+        partner = partner_of(self.grid, self.a)
+        first = partner if partner in self.others else next(iter(self.others), None)
+        self.sort = word(query, "sort", self.keys, "id" if first is None else f"mcs-{first}")
         self.descending = word(query, "desc", ("0", "1"), "1") == "1"
         self.given = {
             "dictionaries": self.grid.name,
@@ -117,7 +118,7 @@ def ordered(asked: _Asked, found: McsTable) -> Table:
 
 
 def _shown(asked: _Asked, found: McsTable, query: Query) -> dict[str, Any]:
-    state, grid, at = asked.state, asked.grid, whole(query, "at", 0)
+    state, grid, at = asked.state, asked.grid, first_row(query, len(found.rows), ROWS)
     table = ordered(asked, found)
     turned = {**asked.kept(), "sort": asked.sort, "desc": int(asked.descending)}
     analysis = ACROSS["mcs"]
@@ -151,13 +152,20 @@ def _row(state: State, grid: Grid, asked: _Asked, row: Sequence[Any]) -> dict[st
                 "partner_href": None if partner is None else feature_address(state, grid, other, partner),
             }
         )
-    dead, density, largest, meaningful, example = row[-5:]
-    told = {"dead": dead, "density": density, "max": largest, "meaningful": meaningful, "example": example}
+    count, dead, density, largest, meaningful, example = row[-6:]
+    told = {
+        "count": count,
+        "dead": dead,
+        "density": density,
+        "max": largest,
+        "meaningful": meaningful,
+        "example": example,
+    }
     return {"id": row[0], "href": feature_address(state, grid, asked.a, row[0]), "matches": matches, **told}
 
 
 def said(found: McsTable) -> list[str]:
-    """The table's numbers in words: how many are low, and how many of those look meaningful."""
+    """The table's numbers in words: how many are low or rare, and how many low ones look meaningful."""
     total, living = len(found.rows), [row for row in found.rows if not row.dead]
     of = f"{total:,} features" if living and living[0].dead is None else f"{len(living):,} living features of {total:,}"
     words = [f"{found.n_low:,} of {of} have a low MCS: at most {found.low:g} with any feature of the others."]
@@ -170,6 +178,8 @@ def said(found: McsTable) -> list[str]:
     for place, other in enumerate(found.others):
         above = sum(row.matches[place].mcs > RECOVERED for row in found.rows)
         words.append(f"MCS above {RECOVERED:g} in {other}: {above:,} ({percent(above / total)}).")
+    if found.n_rare is not None:
+        words.append(f"Fire on fewer than {RARE} of the indexed tokens, which S1 calls dead: {found.n_rare:,}.")
     return words
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from monosemy.analysis.agreement import AgreementSettings, input_output_agreement
+from monosemy.analysis.labelled import labelled_lines
 from monosemy.analysis.neuron_curves import neuron_curves
 from monosemy.analysis.probing import POOLINGS, probe_labels
 from monosemy.app import neuron_words, words
 from monosemy.app.offered import MAX_TOKENS, MEMBER, SEED, Analysis, Arguments, Values, own_features, rest_by_name
-from monosemy.app.parameters import Choice, Labelled, Whole, Word, labelled
+from monosemy.app.parameters import Choice, Labelled, Whole, Word
 
 PAGE = "/grid"
 
@@ -20,7 +21,7 @@ def _agreement(values: Values) -> Arguments:
 
 
 def _labelled(values: Values) -> Arguments:
-    pairs = labelled("lines", values["lines"])
+    pairs = labelled_lines(values["lines"], "`lines`")
     texts, labels = [text for _, text in pairs], [label for label, _ in pairs]
     named = {"positive": values["positive"]} if values["positive"] else {}
     return [texts, labels], {**named, "pooling": values["pooling"], "seed": values["seed"]}

@@ -38,7 +38,8 @@ def of_probe(_values: Values, result: KSparseProbe) -> list[str]:
     ends = sorted({0, best})
     told = [
         f"{counted(result.ks[place], 'neuron tells', 'neurons tell')} where it fires with a balanced accuracy of "
-        f"{sure(result.accuracy[place])}, F1 {sure(result.f1[place])}; "
+        f"{sure(result.accuracy[place])}, F1 {sure(result.f1[place])} "
+        f"(at the cut that is best in training, at its own frequency); "
         f"as many at random: {sure(result.random_accuracy[place])}."
         for place in ends
     ]

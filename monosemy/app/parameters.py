@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monosemy.analysis.labelled import labelled_lines
 from monosemy.runtime import UsageError
 
 LONGEST_TEXT = 4000  # characters of a prompt
@@ -48,21 +49,23 @@ class Name(Text):
 
 @dataclass(frozen=True)
 class Labelled(Text):
-    """Lines of a label, a tab and a text."""
+    """Labelled texts, a line each, as in a file of them (`analysis/labelled.py`)."""
 
     kind: str = "labelled"
     longest: int = LONGEST_LABELLED
 
     def checked(self, name: str, value: Any) -> str:
-        """The lines. Raises UsageError as Text, for a line that is none of that form, or too many of them."""
-        pairs = labelled(name, super().checked(name, value))
+        """The lines. Raises UsageError as Text, for a line of no such form, too long a label, or too many lines."""
+        pairs = labelled_lines(super().checked(name, value), f"`{name}`")
+        if (longest := max((len(label) for label, _ in pairs), default=0)) > LONGEST_LABEL:
+            raise UsageError(f"`{name}` has a label of {longest} characters and may have {LONGEST_LABEL}; shorten it")
         if len(pairs) > MOST_LINES:
             raise UsageError(f"`{name}` has {len(pairs)} lines and may have {MOST_LINES}; leave some out")
         return str(value)
 
     def read(self, value: str) -> list[str]:
         """The texts after the labels."""
-        return [text for _, text in labelled("lines", value)]
+        return [text for _, text in labelled_lines(value, "`lines`")]
 
 
 @dataclass(frozen=True)
@@ -144,21 +147,6 @@ def checked_text(name: str, value: Any, longest: int) -> str:
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise UsageError(f"`{name}` holds half of a character (a lone surrogate); remove it")
     return value
-
-
-def labelled(name: str, lines: str) -> list[tuple[str, str]]:
-    """Label and text of each line that is not blank. Raises UsageError for a line without one of them."""
-    pairs = []
-    for number, line in enumerate(lines.split("\n"), 1):
-        if not line.strip():
-            continue
-        label, tab, text = line.rstrip("\r").partition("\t")
-        if not tab or not label.strip() or not text.strip() or len(label) > LONGEST_LABEL:
-            raise UsageError(
-                f"`{name}`: line {number} must be a label of at most {LONGEST_LABEL} characters, a tab and a text"
-            )
-        pairs.append((label.strip(), text))
-    return pairs
 
 
 def checked_values(parameters: Mapping[str, Parameter], given: Any) -> dict[str, Any]:

@@ -22,6 +22,14 @@ def whole(query: Query, name: str, default: int, most: int = 10**12) -> int:
     return int(text)
 
 
+def first_row(query: Query, total: int, rows: int) -> int:
+    """The place `at` that a page of `rows` of a table of `total` begins at; from behind its end, that of the last page.
+
+    Raises UsageError."""
+    at = whole(query, "at", 0)
+    return at if at < total else max(0, total - 1) // rows * rows
+
+
 def number(query: Query, name: str) -> float | None:
     """A finite number, or None where it is not given. Raises UsageError."""
     text = query.get(name, "").strip()

@@ -4,11 +4,13 @@
     GET  /review/{session}, /review/{session}.json      going through one; `?reviewer=` adds what that one has said
     GET  /api/reviews/{session}/features/{feature}      what a reviewer sees of a feature
     GET  /api/reviews/{session}/agreement?a=…&b=…       how far two reviewers agree
-    GET  /api/reviews/{session}/table.csv               the verdicts that stand
+    GET  /api/reviews/{session}/table.csv?reviewer=…    the verdicts that stand
     POST /api/reviews/sessions | /api/reviews | /api/reviews/undo
 
 Where a session is blind, a feature comes without its scores: its activations are told as shares of its maximum, and
-density, maximum and MCS not at all. Nobody is told what another said before asking for the agreement.
+density, maximum and MCS not at all. The table of such a session holds the asker's own verdicts alone, and neither MCS
+nor why a feature was chosen, until that one has been through the whole queue. The agreement of two is told at any time:
+it is of features on which both have a verdict. There are no passwords: a reviewer is who says so.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from monosemy.analysis.feature import FeatureIndex
 from monosemy.app.feature_page import feature_data
 from monosemy.app.live import body_of
 from monosemy.app.pages import as_json, rendered
-from monosemy.app.parameters import LARGEST, Choice, Parameter, Real, Text, Whole, checked_values
+from monosemy.app.parameters import LARGEST, Choice, Parameter, Real, Text, Whole, Word, checked_values
 from monosemy.app.review_agreement import agreement
 from monosemy.app.review_queue import MOST, RULES, QueueSettings, queue_of
 from monosemy.app.reviews import FILE, LONGEST_NAME, LONGEST_NOTE, LONGEST_S, VERDICTS, Reviews, Session
@@ -50,6 +52,7 @@ VERDICT: Mapping[str, Parameter] = {
     "reviewer": REVIEWER,
     "verdict": Choice("what it looks like", VERDICTS),
     "seconds": Real("time spent on it", 0.0, LONGEST_S, 0.0),
+    "note": Word("what was seen", longest=LONGEST_NOTE),
 }
 SEEN_BLIND = ("feature", "index", "has_logits", "top_logits", "bottom_logits")
 
@@ -106,8 +109,7 @@ class ReviewPages:
 
     def session(self, request: Request) -> Response:
         """Its twin, with what `?reviewer=` has said."""
-        reviewer = request.query_params.get("reviewer", "").strip()
-        return _json(self._session(request.path_params["session"], reviewer))
+        return _json(self._session(request.path_params["session"], _reviewer(request)))
 
     def feature(self, request: Request) -> Response:
         """A feature of a session, as its reviewers see it."""
@@ -130,10 +132,14 @@ class ReviewPages:
         return _json({"verdicts": VERDICTS, **asdict(agreement(standing, *names))})
 
     def table(self, request: Request) -> Response:
-        """S1's spreadsheet."""
+        """S1's spreadsheet, or what of it `?reviewer=` may know."""
         session = self._found(request.path_params["session"])
+        reviewer = _reviewer(request)
+        only = reviewer if session.blind and not self.reviews.finished(session.id, reviewer) else None
         headers = {"content-disposition": f'attachment; filename="reviews-{session.id}.csv"'}
-        return Response(self.reviews.table(session.id).csv(), media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(
+            self.reviews.table(session.id, only).csv(), media_type="text/csv; charset=utf-8", headers=headers
+        )
 
     def create(self, given: Any) -> dict[str, Any]:
         """Start a session."""
@@ -147,12 +153,7 @@ class ReviewPages:
 
     def record(self, given: Any) -> dict[str, Any]:
         """Keep a verdict; it is on the disk when this is answered. The note may be empty or absent."""
-        if not isinstance(given, dict):
-            raise UsageError("the request must be a JSON object")
-        note = given.pop("note", "")
-        if note:
-            note = Text("what was seen", longest=LONGEST_NOTE).checked("note", note)
-        return {"review": asdict(self.reviews.record(**checked_values(VERDICT, given), note=note or ""))}
+        return {"review": asdict(self.reviews.record(**checked_values(VERDICT, given)))}
 
     def undo(self, given: Any) -> dict[str, Any]:
         """Take back the reviewer's newest verdict."""
@@ -206,6 +207,10 @@ def blinded(data: Mapping[str, Any]) -> dict[str, Any]:
         for group in data["groups"]
     ]
     return {**{key: data[key] for key in SEEN_BLIND}, "groups": groups, "max": 1.0}
+
+
+def _reviewer(request: Request) -> str:
+    return request.query_params.get("reviewer", "").strip()
 
 
 def _json(data: Any) -> Response:

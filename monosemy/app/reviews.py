@@ -160,11 +160,21 @@ class Reviews:
         self.session(session)
         return [Review(**row) for row in self._rows("SELECT * FROM review WHERE session = ? ORDER BY id", session)]
 
-    def table(self, session: int) -> Table:
-        """The verdicts that stand, each beside why its feature was chosen and its MCS: S1's spreadsheet."""
+    def finished(self, session: int, reviewer: str) -> bool:
+        """Whether a reviewer has given a verdict on every feature of a session."""
+        judged = {review.feature for review in self.standing(session) if review.reviewer == reviewer}
+        return judged == set(self.queue(session))
+
+    def table(self, session: int, only: str | None = None) -> Table:
+        """The verdicts that stand, each beside why its feature was chosen and its MCS: S1's spreadsheet.
+
+        `only`: a reviewer who is to know no more than the own verdicts; then without those two.
+        """
         queue = {row["feature"]: row for row in self._rows("SELECT * FROM queue WHERE session = ?", session)}
-        columns = ("place", "feature", "chosen", "mcs", "reviewer", "verdict", "note", "seconds", "at")
-        rows = [{**queue[review.feature], **asdict(review)} for review in self.standing(session)]
+        why = ("chosen", "mcs") if only is None else ()
+        columns = ("place", "feature", *why, "reviewer", "verdict", "note", "seconds", "at")
+        reviews = [review for review in self.standing(session) if only in (None, review.reviewer)]
+        rows = [{**queue[review.feature], **asdict(review)} for review in reviews]
         rows.sort(key=lambda row: (row["place"], row["reviewer"]))
         return Table(columns, [[row[name] for name in columns] for row in rows])
 

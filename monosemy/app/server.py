@@ -1,7 +1,8 @@
 """`monosemy serve RUN`: a finished run in a browser, on this machine and without a network.
 
 The first line printed is the address. The server listens on 127.0.0.1 unless told otherwise, and then only with a
-token (`security.py`).
+token (`security.py`), which travels unencrypted, as all it sends does. Where it listens on all of the machine's
+addresses (0.0.0.0), a second line says what others open: that one leads each machine to itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 PORT = 8765
+EVERYWHERE = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}  # all addresses of this machine, by a name of none
+OUTSIDE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}  # nobody's: kept for documents (RFC 5737, 3849)
 SHORTEST_TOKEN = 16  # characters
 GRACE_S = 2  # for answers under way when the server is stopped
 
@@ -36,7 +39,10 @@ def serve(run: str | Path, *, port: int = PORT, host: str = "127.0.0.1", token: 
     check_access(host, token)
     app = make_app(run, host=host, token=token)
     listener = _listener(host, port)
-    print(address_of(host, listener.getsockname()[1], token), flush=True)
+    port = listener.getsockname()[1]
+    print(address_of(host, port, token), flush=True)
+    if host in EVERYWHERE:
+        print("from other machines:", " or ".join(address_of(name, port, token) for name in names(host)), flush=True)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
     )
@@ -103,10 +109,25 @@ def address_of(host: str, port: int, token: str | None) -> str:
     return f"http://{shown}:{port}/" + (f"?token={token}" if token is not None else "")
 
 
+def names(host: str) -> list[str]:
+    """By what others find this machine, where it listens on all its addresses `host`: its name, and the address that it
+    would send from to the outside; nothing is sent."""
+    found = [socket.gethostname()]
+    family = EVERYWHERE[host]
+    with socket.socket(family, socket.SOCK_DGRAM) as way:
+        try:
+            way.connect((OUTSIDE[family], 9))
+        except OSError:
+            return found  # no way to the outside: other machines here may still know the name
+        return [*found, way.getsockname()[0]]
+
+
 def _listener(host: str, port: int) -> socket.socket:
     """A socket that takes connections from now on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # TCP is named, for asyncio sends small parts at once (TCP_NODELAY) only where it is: else the second part of an
+    # answer waits for the reader to acknowledge the first, about 40 ms
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

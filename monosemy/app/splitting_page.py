@@ -11,7 +11,7 @@ from monosemy.analysis.splitting import FATES, SplittingTree
 from monosemy.app.across import ALL, members_of
 from monosemy.app.computed import pending, result_of
 from monosemy.app.feature_list import ROWS
-from monosemy.app.query import Query, address, text, whole, word
+from monosemy.app.query import Query, address, first_row, text, whole, word
 from monosemy.app.state import Grid, State
 from monosemy.report.fields import identity
 
@@ -55,13 +55,14 @@ def _shown(
     state: State, grid: Grid, members: list[int], found: SplittingTree, query: Query, kept: Mapping[str, Any]
 ) -> dict[str, Any]:
     level = whole(query, "level", 0, len(members) - 2)
-    fate, at = word(query, "fate", ("any", *FATES), "any"), whole(query, "at", 0)
+    fate = word(query, "fate", ("any", *FATES), "any")
     hrefs = _Places(state, grid, members)
     numbers = [
         feature
         for feature in range(len(found.levels[level].parent))
         if fate == "any" or found.fate(level, feature) == fate
     ]
+    at = first_row(query, len(numbers), ROWS)
     root = whole(query, "feature", 0) if query.get("feature") else None
     kept = {**kept, "level": level, "fate": fate}
     return {
@@ -87,12 +88,14 @@ def _shown(
         "rows": [
             {
                 "feature": feature,
+                "top_token": hrefs.token(level, feature),
                 "href": hrefs.of(level, feature),
                 "fate": found.fate(level, feature),
                 "tree": address("/splitting", **kept, at=at or None, feature=feature),
                 "children": [
                     {
                         "feature": child,
+                        "top_token": hrefs.token(level + 1, child),
                         "cosine": float(found.levels[level + 1].cosine[child]),
                         "href": hrefs.of(level + 1, child),
                     }
@@ -109,9 +112,10 @@ def _shown(
 
 
 class _Places:
-    """Where the pages of features are, by the level of the tree."""
+    """Where the pages of features are and what tokens they fire on, by the level of the tree."""
 
     def __init__(self, state: State, grid: Grid, members: list[int]) -> None:
+        self.state = state
         indexed = state.indexed(grid)
         self.members = members
         self.indexes = [indexed.get(member) for member in members]
@@ -121,8 +125,14 @@ class _Places:
         name = self.indexes[level]
         return None if name is None else address(f"/features/{feature}", index=name)
 
+    def token(self, level: int, feature: int) -> str | None:
+        """The token on which a feature fires most often, where its dictionary is indexed and it fires."""
+        name = self.indexes[level]
+        return None if name is None else self.state.indexes[name].summary(feature).top_token
+
     def tree(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        """The nested tree with members and links."""
+        """The nested tree with members, tokens and links."""
         below = [self.tree(child) for child in node["children"]]
-        href = self.of(node["level"], node["feature"])
-        return {**node, "member": self.members[node["level"]], "href": href, "children": below}
+        level, feature = node["level"], node["feature"]
+        about = {"top_token": self.token(level, feature), "href": self.of(level, feature)}
+        return {**node, "member": self.members[level], **about, "children": below}

@@ -83,9 +83,12 @@ class State:
         self.grids = {name: _grid(name, artifact, scores) for name, artifact in self._of("dictionaries").items()}
         self.indexes = {name: FeatureIndex.open(artifact.path) for name, artifact in self._of("features").items()}
         stores = [VerdictStore.open(artifact.path) for artifact in self._of("verdicts").values()]
-        self.verdicts = {name: _beside(index, stores) for name, index in self.indexes.items()}
+        self.verdicts = {name: next(iter(_beside(index, stores)), None) for name, index in self.indexes.items()}
         said = [ExplanationStore.open(artifact.path) for artifact in self._of("explanations").values()]
-        self.explanations = {name: _beside(index, said) for name, index in self.indexes.items()}
+        own = {name: _beside(index, said) for name, index in self.indexes.items()}
+        self.explanations = {name: next(iter(stores), None) for name, stores in own.items()}
+        self.unshown = {name: [each.artifact.path.name for each in stores[1:]] for name, stores in own.items()}
+        """By index: the names of the explanations that are of it as well, and not shown."""
         self._grid_of = {index: self._made_of(index) for index in self.indexes.values()}
         self._labs: Recent[Lab] = Recent(LABS)
         self._moments: Recent[Moments] = Recent(MOMENTS)
@@ -220,9 +223,9 @@ def _found(path: Path) -> dict[str, Artifact]:
     return {artifact.path.name: artifact for artifact in found}
 
 
-def _beside(index: FeatureIndex, stores: Sequence[Store]) -> Store | None:
-    """The first of the neuron verdicts, or explanations, that are of an index."""
-    return next((each for each in stores if each.artifact.parent("features").id == index.artifact.id), None)
+def _beside(index: FeatureIndex, stores: Sequence[Store]) -> list[Store]:
+    """Those of the neuron verdicts, or explanations, that are of an index."""
+    return [each for each in stores if each.artifact.parent("features").id == index.artifact.id]
 
 
 def _grid(name: str, artifact: Artifact, scores: Sequence[Scores]) -> Grid:

@@ -58,6 +58,11 @@ def of_scan(_values: Values, scan: VocabularyScan) -> list[str]:
         said.append(f"So far: {done:,} of {scan.n_tokens:,} tokens.")
     if scan.where != "alone":
         said.append(f"Without any, its code at the last token is {number(scan.base)}.")
+    if scan.strongest:
+        first = ", ".join(f"“{visible(token.text)}” ({number(token.value)})" for token in scan.strongest[:3])
+        said.append(f"It fires with {counted(scan.n_fires, 'token', 'tokens')}, most with {first}.")
+    elif done:
+        said.append("It fires with none of them.")
     if scan.n_implausible and scan.plausible is not None:
         left = counted(scan.n_implausible, "token", "tokens")
         said.append(f"Left out, as the model gives them less than {scan.plausible:g} there: {left}.")

@@ -48,7 +48,7 @@ class ExplanationStore:
         self.authors: dict[str, int] = artifact.info["authors"]
         """Explanations by author; of "" where nobody said who."""
         self.left_out: dict[str, int] = artifact.info["left_out"]
-        """Rows of the file that were repeated or without a text."""
+        """Rows of the files that were repeated or without a text."""
 
     @classmethod
     def open(cls, path: str | Path | ExplanationStore) -> ExplanationStore:
@@ -67,25 +67,42 @@ class ExplanationStore:
 
 
 def explanations(
-    features: str | Path | Indexed, source: str | Path, *, author: str | None = None, out: str | Path
+    features: str | Path | Indexed,
+    source: str | Path | Sequence[str | Path],
+    *,
+    author: str | None = None,
+    out: str | Path,
 ) -> ExplanationStore:
-    """The explanations in the file `source` (`rows.py` says of what form), of the features of an index, into the
-    artifact `out`.
+    """The explanations in the file or files `source` (`rows.py` says of what form), of the features of an index, into
+    the artifact `out`; what several files say alike is kept once.
 
-    `author` is that of rows that name none. Raises UsageError for a file that cannot be read, or does not fit the
-    index.
+    `author` is that of rows that name none. Raises UsageError for no file, one that cannot be read, or one that does
+    not fit the index.
     """
     index = load(features, "features") if isinstance(features, str | Path) else features.artifact
     if author is not None and not 0 < len(author := author.strip()) <= LONGEST_NAME:
         raise UsageError(f"`author` has {len(author)} characters; it must have 1 to {LONGEST_NAME}, or be left out")
-    found = read_explanations(source, index.info["n_features"], author)
-    config = {"source": Path(source).name, "sha256": file_digest(Path(source)), "author": author}
+    paths = [Path(each) for each in ([source] if isinstance(source, str | Path) else source)]
+    if not paths:
+        raise UsageError("`source` is empty; name at least one file of explanations")
+    found = _together([read_explanations(path, index.info["n_features"], author) for path in paths])
+    config = {"source": [path.name for path in paths], "sha256": [file_digest(path) for path in paths]}
 
     def write(draft: Draft) -> dict[str, Any]:
         _write(draft.file(FILE), found.rows, index.info["n_features"])
         return _about(found)
 
-    return ExplanationStore(make(out, "explanations", config, {"features": index.as_parent()}, write))
+    return ExplanationStore(
+        make(out, "explanations", {**config, "author": author}, {"features": index.as_parent()}, write)
+    )
+
+
+def _together(found: Sequence[Explanations]) -> Explanations:
+    """Those of all files, in their order; the same text of the same author for the same feature once."""
+    rows = [row for each in found for row in each.rows]
+    once = {(row.feature, row.text, row.author): row for row in reversed(rows)}  # of several the first stays
+    repeated = sum(each.repeated for each in found) + len(rows) - len(once)
+    return Explanations(list(reversed(once.values())), repeated, sum(each.empty for each in found))
 
 
 def _about(found: Explanations) -> dict[str, Any]:

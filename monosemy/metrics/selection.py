@@ -28,6 +28,7 @@ Place = tuple[int, int]  # of a width and an L1 in their sorted lists
 
 KEEP = 0.9
 NEAR = 0.05  # where none keeps that much: how far below the best is still good
+SAID = {"ce_recovered": "CE recovered", "explained_variance": "explained variance"}
 FAR_WIDTH, FAR_L1 = 4.0, 10**0.5  # factors beyond which two cells disagree
 PLATEAU = 0.75  # share of the largest count of shared features that is as good as it
 
@@ -226,7 +227,7 @@ def choose(scores: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
     good = [row for row in scores if _value(row, kept) >= floor]
     best = max(good, key=lambda row: (_value(row, "mmcs_other_seed"), -row["l0"]))
     agreement = best["mmcs_other_seed"]
-    which = f"with {kept} ≥ {floor:.2f}" + ("" if floor == KEEP else f" (none reaches {KEEP})")
+    which = f"with {SAID[kept]} ≥ {floor:.2f}" + ("" if floor == KEEP else f" (none reaches {KEEP})")
     why = (
         f"the one whose features agree best with another seed's (MMCS {agreement:.3f})"
         if agreement is not None

@@ -108,8 +108,8 @@ def _steps(
     fresh_BC, past = ids_BC, None
     for _ in range(steps):
         logits_BV, past = _next_logits(model, fresh_BC, past, {} if edits is None else edits(fresh_BC))
-        logits_BV = logits_BV[:, :n_vocab].double().cpu()
-        token_B = choose(logits_BV, sampling.temperature, generator)
+        logits_BV = logits_BV.double().cpu()
+        token_B = choose(logits_BV[:, :n_vocab], sampling.temperature, generator)
         yield token_B, logits_BV.log_softmax(dim=1).gather(1, token_B[:, None])[:, 0]
         ids_BC = torch.cat([ids_BC, token_B[:, None]], dim=1)
         fresh_BC = ids_BC if past is None else token_B[:, None]

@@ -1,9 +1,10 @@
 """S1, "(tentatively) Found 600+ Monosemantic Features in a Small LM Using SAEs" (July 2023), from start to end.
 
-Dictionaries of one site from two seeds, and a third of twice the width; how alike their features are (MCS); how many
-are found twice (MCS > 0.9) and how many look as if they meant something, beside directions that mean nothing (random)
-and the neurons themselves (identity); one feature looked at with every plot of the source; the features against the
-neuron basis; the table of the first seventy; what features of every MCS look like, and the dead ones.
+Dictionaries of one site from two seeds, and a third of twice the width (all members of one grid); how alike their
+features are (MCS); how many are found twice (MCS > 0.9) and how many look as if they meant something, beside directions
+that mean nothing (random) and the neurons themselves (identity); one feature looked at with every plot of the source;
+the features against the neuron basis; the table of the first seventy; what features of every MCS look like, and the
+dead ones.
 
 Every finished stage and every measurement is an artifact in the study's folder: stopped and run again, the study goes
 on. Without a model a small GPT is trained first, on the source text of this Python's standard library. S1's own:
@@ -41,6 +42,11 @@ from monosemy.training.sweep import train
 
 OWN_STEPS, OWN_VOCABULARY = 1200, 4096  # of the small GPT that stands in where no model is named
 CONTEXT = 256
+VERSIONS = {"mcs-table": 2, "probe": 2, "ablation": 2} | {
+    f"vocabulary-{where}": 2 for where in ("prepend", "append", "alone")
+}
+"""Of the rules of measurements that have changed since the first."""
+FIRST, OTHER, WIDE = 0, 1, 2  # members: the one studied, its other seed, and its own seed at twice the width
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class SixHundredSettings:
     site: str = "layers.2.mlp_act"
     """Where in the model."""
     width: int | None = None
-    """Features of the two dictionaries; the third has twice as many (default: twice the site's width)."""
+    """Features of the first two dictionaries; the wider have twice as many (default: twice the site's width)."""
     l1: float | None = 0.2
     """L1 coefficient: above relu's usual 0.06, for features that fire seldom; not for kinds that have none."""
     variant: str = "relu"
@@ -87,12 +93,10 @@ class Stages:
     settings: SixHundredSettings
     model: LanguageModel
     tokens: TokenStore
-    pair: DictionaryStore
-    """Two seeds."""
-    wide: DictionaryStore
-    """Twice the width."""
+    grid: DictionaryStore
+    """Both seeds at both widths: FIRST, OTHER, WIDE and the last."""
     lab: Lab
-    """Of the first of the pair, with its index."""
+    """Of FIRST, with its index."""
     found: dict[str, Kept] = field(default_factory=dict)
 
     @property
@@ -104,7 +108,9 @@ class Stages:
     @property
     def model_name(self) -> str:
         """What the model is called."""
-        return self.settings.model or "a small GPT trained on the standard library's source text"
+        source = self.settings.source
+        text = "the standard library's source text" if source == "stdlib" else source
+        return self.settings.model or f"a small GPT trained on {text}"
 
     @property
     def command(self) -> str:
@@ -124,11 +130,7 @@ class Stages:
         """What `analysis` finds; read again where it was found before. `config`: what it depends on besides."""
         index = self.lab.index
         assert index is not None
-        parents: dict[str, Artifact] = {
-            "features": index.artifact,
-            "pair": self.pair.artifact,
-            "wide": self.wide.artifact,
-        }
+        parents: dict[str, Artifact] = {"features": index.artifact, "dictionaries": self.grid.artifact}
 
         def measure(_: Any) -> Any:
             result = analysis()
@@ -136,7 +138,8 @@ class Stages:
                 "data": result.data(), "table": as_plain(result.table()), "charts": as_plain(list(result.charts())),
             }  # fmt: skip
 
-        found = measured(self.out / "measurements" / name, {"analysis": name, **config}, parents, measure)
+        version = VERSIONS.get(name.split("-", 2)[2] if name.startswith("case-") else name, 1)
+        found = measured(self.out / "measurements" / name, {"analysis": name, **config}, parents, measure, version)
         charts = [chart_of(chart) for chart in found["charts"]]
         self.found[name] = Kept(found["data"], found["table"]["columns"], found["table"]["rows"], charts)
         return self.found[name]
@@ -176,16 +179,16 @@ def made(out: Path, settings: SixHundredSettings, say: Callable[[str], None]) ->
     dials: dict[str, Any] = {"variant": settings.variant, "steps": settings.steps}
     if settings.l1 is not None and settings.variant in takers("l1"):
         dials["l1"] = settings.l1
-    say(f"two dictionaries of {width:,} features, then one of {2 * width:,}")
-    pair = train(activations, width=width, seed=(0, 1), out=out / "dictionaries", **dials)
-    wide = train(activations, width=2 * width, seed=0, out=out / "dictionaries-wide", **dials)
-    for grid, name in ((pair, "scores"), (wide, "scores-wide")):
-        evaluate(grid, activations, model=model, out=out / name)
+    say(f"two dictionaries of {width:,} features, and two of {2 * width:,}")
+    grid = train(activations, width=(width, 2 * width), seed=(0, 1), out=out / "dictionaries", **dials)
+    evaluate(grid, activations, model=model, out=out / "scores")
     say("an index of the first one's features")
-    index = features(pair, member=0, model=model, tokens=tokens, out=out / "features", max_tokens=settings.max_tokens)
-    lab = Lab.open(pair, member=0, model=model, tokens=tokens, index=index)
+    index = features(
+        grid, member=FIRST, model=model, tokens=tokens, out=out / "features", max_tokens=settings.max_tokens
+    )
+    lab = Lab.open(grid, member=FIRST, model=model, tokens=tokens, index=index)
     if settings.feature is not None:
         lab.checked(settings.feature)
         if index.summary(settings.feature).dead:
             raise UsageError(f"`feature` (={settings.feature}) fires nowhere in these tokens; choose another")
-    return Stages(out, settings, model, tokens, pair, wide, lab)
+    return Stages(out, settings, model, tokens, grid, lab)

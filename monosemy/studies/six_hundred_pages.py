@@ -10,7 +10,7 @@ import torch
 
 from monosemy.analysis.chart import figure_of
 from monosemy.analysis.feature import Feature
-from monosemy.analysis.mcs_table import mcs_table
+from monosemy.analysis.mcs_table import RARE, mcs_table
 from monosemy.analysis.neuron_curves import neuron_curves
 from monosemy.analysis.result import Table, as_plain
 from monosemy.analysis.verdict import neuron_verdicts
@@ -21,20 +21,25 @@ from monosemy.metrics.scores import Scores
 from monosemy.report.run import without_failed
 from monosemy.report.study import StudyPage
 from monosemy.runtime import generator_for
-from monosemy.studies.six_hundred import Kept, Stages
+from monosemy.studies.six_hundred import FIRST, OTHER, WIDE, Kept, Stages
 from monosemy.studies.six_hundred_case import case_page, line_of
 
 NAV = {"index": "MCS", "table": "Table", "case": "Case study", "basis": "Neuron basis", "range": "Range and dead"}
-FIRST = 70  # features of S1's table
+SEVENTY = 70  # features of S1's table
 BANDS = (0.95, 0.9, 0.8, 0.7, 0.5, 0.3)  # what features of each MCS look like
-SHOWN = ("feature", "mcs", "partner", "wide", "density", "max", "verdict", "meaningful", "example")
+SHOWN = ("feature", "mcs", "partner", "wide", "count", "density", "max", "verdict", "meaningful", "example")
+BESIDE = (
+    "Features beside directions that know nothing of features. The random directions are two sets: for the MCS as many "
+    "as the other seed has features, and for what looks meaningful others, drawn to fire about as often as features do."
+)
 
 
 def write_pages(stages: Stages, say: Callable[[str], None]) -> Path:
     """Write all pages; the path of the first."""
     say("MCS: each feature's largest cosine with the other seed's and with the wider dictionary's")
-    pair, wide, index = stages.pair, stages.wide, stages.index
-    found = stages.keep("mcs-table", lambda: mcs_table((pair, 0), [(pair, 1), (wide, 0)], index=index, lab=stages.lab))
+    grid, index = stages.grid, stages.index
+    others = [(grid, OTHER), (grid, WIDE)]
+    found = stages.keep("mcs-table", lambda: mcs_table((grid, FIRST), others, index=index, lab=stages.lab))
     say("the neurons: a verdict on every feature")
     verdicts = stages.keep("neuron-verdicts", lambda: neuron_verdicts(stages.lab))
     say("the neuron basis beside the fifty first features")
@@ -60,7 +65,7 @@ def ranked(found: Kept, verdicts: Kept) -> list[dict[str, Any]]:
         seed, wide = row["matches"]
         rows.append(
             {"feature": row["feature"], "mcs": seed["mcs"], "partner": seed["nearest"], "wide": wide["mcs"]}
-            | {name: row[name] for name in ("density", "max", "dead", "meaningful", "example")}
+            | {name: row[name] for name in ("count", "density", "max", "dead", "meaningful", "example")}
             | {"verdict": said.get(row["feature"])}
         )
     return sorted(rows, key=lambda row: (row["dead"], -row["mcs"]))
@@ -73,7 +78,7 @@ def index_page(stages: Stages, found: Kept, rows: Sequence[dict[str, Any]]) -> P
         "index",
         "Six hundred features",
         f"S1 (July 2023) again, on {stages.model_name}, {stages.settings.site}: two dictionaries from different seeds, "
-        "and a third of twice the width.",
+        "and a third of twice the width; a fourth is that from the other seed.",
     )
     alive = [row for row in rows if not row["dead"]]
     twice = [row for row in alive if row["mcs"] > RECOVERED]
@@ -88,19 +93,19 @@ def index_page(stages: Stages, found: Kept, rows: Sequence[dict[str, Any]]) -> P
         measured=f"{len(twice):,} of {len(alive):,} living features have MCS > {RECOVERED:g}. Of those with MCS > "
         f"{RECOVERED:g} to one of the two others {high} look meaningful, of the rest {low}.",
     )
-    page.table(_counts(stages, found, alive), caption="Features beside directions that know nothing of features.")
+    page.table(_counts(stages, found, alive), caption=BESIDE)
     for chart, caption in zip(found.charts, ("Distribution of MCS.", "Share that looks meaningful."), strict=True):
         page.figure(figure_of(chart), chart.name, caption, as_plain(chart), stages.command)
-    scores = [Scores.open(stages.out / name) for name in ("scores", "scores-wide")]
+    scores = Scores.open(stages.out / "scores")
     page.section("The dictionaries", "Scores on held-out rows and tokens.")
     columns = ("variant", "width", "l1", "k", "seed", "l0", "fvu", "dead", "ce_recovered", "mmcs_other_seed")
-    page.table([{name: row.get(name) for name in columns} for each in scores for row in without_failed(each.rows)])
+    page.table([{name: row.get(name) for name in columns} for row in without_failed(scores.rows)])
     return page.write()
 
 
 def _counts(stages: Stages, found: Kept, alive: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Features, neurons and random directions: how many have a twin in the other seed's dictionary."""
-    other_ND, controls = stages.pair.directions(1).float(), found.data["controls"]
+    other_ND, controls = stages.grid.directions(OTHER).float(), found.data["controls"]
     wide = other_ND.shape[1]
     chance_ND = torch.randn(other_ND.shape, generator=generator_for("six hundred"))
     sound = found.data["meaningful_share_all"]
@@ -119,12 +124,14 @@ def table_page(stages: Stages, rows: Sequence[dict[str, Any]], found: Kept) -> N
     page = page_of(
         stages,
         "table",
-        f"The first {FIRST}",
-        "Sorted by MCS to the other seed. All features: table.csv in this folder.",
+        f"The first {SEVENTY}",
+        "Sorted by MCS to the other seed, the dead last. All features, in this order: table.csv in this folder.",
     )
     page.section("Features by MCS", "The example is the strongest one, its peak in «».")
-    page.table([{name: row[name] for name in SHOWN} for row in rows[:FIRST]])
-    write_whole(stages.out / "table.csv", Table(found.columns, found.rows).csv().encode())
+    page.table([{name: row[name] for name in SHOWN} for row in rows[:SEVENTY]])
+    whole = {row[0]: row for row in found.rows}
+    table = Table(found.columns, [whole[row["feature"]] for row in rows])
+    write_whole(stages.out / "table.csv", table.csv().encode())
     page.write()
 
 
@@ -167,10 +174,12 @@ def range_page(stages: Stages, rows: Sequence[dict[str, Any]]) -> None:
                 caption=_caption(stages.index.feature(row["feature"]), row),
             )
     dead = [row for row in rows if row["dead"]]
+    rare = sum(row["count"] < RARE for row in rows)
     tokens = f"{stages.index.n_tokens:,}"
     page.section(
         "The dead",
-        f"{len(dead):,} of {len(rows):,} features fire on none of {tokens} tokens; one that fires on fewer than one "
+        f"{len(dead):,} of {len(rows):,} features fire on none of {tokens} tokens, {rare:,} on fewer than {RARE} (the "
+        f"dead among them), which is what S1 calls dead; one that fires on fewer than one "
         f"token in {tokens} cannot be told from a dead one.",
     )
     if dead:

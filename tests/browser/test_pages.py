@@ -76,7 +76,8 @@ def test_a_page(browser: Chrome, served: Server, page: str) -> None:
     screenshot(browser, f"{name}-dark")
 
     media(browser, "print", prefers_color_scheme="dark")
-    shown = "return [...document.querySelectorAll('header, footer, .filters, #lab')].some((it) => it.checkVisibility())"
+    controls = "header, footer, .filters, #lab-text, .lab-actions"
+    shown = f"return [...document.querySelectorAll('{controls}')].some((it) => it.checkVisibility())"
     assert not browser.execute_script(shown)
     assert float(browser.execute_script(LUMINANCE)) > 0.99  # paper is white, also of a dark page
     screenshot(browser, f"{name}-print")

@@ -2,6 +2,7 @@
 
 import { byId, dataOf, element, short, whole } from "./dom.js";
 import { here } from "./place.js";
+import { seen } from "./tokens.js";
 
 const SERIES = 10;
 let loading = null;
@@ -31,10 +32,7 @@ function series(count) { // spread over the scale, as in the library's own figur
   return Array.from({ length: count }, (_, place) => at((place * (SERIES - 1)) / (count - 1)));
 }
 
-export function label(text) { // blanks and line ends of a token, to be seen on an axis
-  const shown = text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +| +$/g, (blanks) => "␣".repeat(blanks.length));
-  return plain(shown);
-}
+const label = (text) => plain(seen(text));
 
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // plotly reads a few tags
 
@@ -48,7 +46,8 @@ const marks = {
     return [{ ...edge, y: mark.low }, { ...edge, y: mark.high, fill: "tonexty", fillcolor: ink.replace("rgb(", "rgba(").replace(")", ", 0.18)") }, line];
   },
   points: (mark, ink) => [{ type: "scatter", mode: "markers", x: mark.x, y: mark.y, name: plain(mark.name), text: mark.texts.map(label),
-    marker: { color: ink, size: mark.x.length > 500 ? 4 : 8, opacity: mark.x.length > 500 ? 0.5 : 0.85 },
+    marker: mark.ring ? { symbol: "circle-open", color: colour("--ink"), size: 15, line: { width: 2 } }
+      : { color: ink, size: mark.x.length > 500 ? 4 : 8, opacity: mark.x.length > 500 ? 0.5 : 0.85 },
     hovertemplate: `${mark.texts.length ? "%{text}<br>" : ""}%{x:.4g}, %{y:.4g}<extra></extra>` }],
   histogram: (mark, ink) => {
     if (!mark.counts.length) return [];

@@ -5,7 +5,7 @@ import { byId, dataOf, element, short, whole } from "./dom.js";
 import { graphOf } from "./graph.js";
 import { follow } from "./live.js";
 import { panelFor } from "./panel.js";
-import { visible } from "./tokens.js";
+import { seen, visible } from "./tokens.js";
 
 const TRUSTED = 0.8; // the correlation from which a prediction is called good,
 const FAR = 2; // unless it is so many times too small or too large
@@ -68,7 +68,6 @@ function start(form) {
   replay();
 }
 
-const seen = (token) => visible(token, true).map((part) => (typeof part === "string" ? part : part.textContent)).join("");
 const nameOf = (feature, token) => (token === null ? String(feature) : `${feature}  ${seen(token)}`);
 
 const known = (value) => (value === null ? "–" : short(value));

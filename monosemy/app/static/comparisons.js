@@ -2,15 +2,14 @@
 // all rows; what they are sorted and filtered by lies beside them (monosemy/app/export_across.py).
 
 import { dataOf, element } from "./dom.js";
-import { ROWS, changed, turning } from "./paging.js";
+import { ROWS, changed, firstRow, turning } from "./paging.js";
 import { here, link } from "./place.js";
 
 // Make the page in `main` the one that a query asks for.
 export function showComparison(main, path, query) {
   const data = dataOf("rows-data"), table = main.querySelector(`table[aria-label="${data.table}"]`);
   const state = new URLSearchParams([...query].filter(([name, value]) => value && name !== "at" && name !== "feature"));
-  const first = Math.max(0, Math.floor(Number(query.get("at")) || 0));
-  const rows = [...table.tBodies[0].rows], found = ordered(data, query);
+  const rows = [...table.tBodies[0].rows], found = ordered(data, query), first = firstRow(query, found.length);
   table.tBodies[0].replaceChildren(...found.slice(first, first + ROWS).map((place) => rows[place]));
   if (data.columns) for (const heading of table.querySelectorAll("th:has(> a)")) sortable(heading, path, data, state);
   for (const pager of main.querySelectorAll(".pager")) pager.replaceChildren(...turning(path, data.noun, found.length, first, state));

@@ -25,10 +25,12 @@ async function start(lab) {
 
   function ask(name, values) {
     const long = Object.keys(values).filter((key) => !fits(values[key])).join(", ");
-    const panel = panelFor(analyses[name], link(name, values), most, undefined, long);
+    const panel = panelFor(analyses[name], link(name, shared(values)), most, undefined, long);
     results.prepend(panel.root);
     panel.watch(follow(name, { ...of, ...values }, panel));
   }
+
+  const shared = (values) => (text?.value() ? { prompt: text.value(), ...values } : values); // the text is kept by every link
 
   const controls = {}, groups = new Map();
   for (const [name, analysis] of offered) {
@@ -38,7 +40,7 @@ async function start(lab) {
         text.wanted(analysis.label);
         return;
       }
-      history.replaceState(null, "", link(name, all));
+      history.replaceState(null, "", link(name, shared(all)));
       ask(name, all);
     });
     if (!groups.has(analysis.group)) groups.set(analysis.group, []);
@@ -79,6 +81,7 @@ function typing(lab, of, most) {
   });
 
   function readTyped() {
+    keep(text.value);
     running?.drop();
     running = null;
     typedSaid.textContent = "";
@@ -112,6 +115,15 @@ function typing(lab, of, most) {
       typedSaid.textContent = `“${label}” needs a text.`;
     },
   };
+}
+
+// The text, in the address: it is there again when the page is loaded again.
+function keep(prompt) {
+  const given = new URLSearchParams(location.hash.slice(1));
+  if ((given.get("prompt") ?? "") === prompt) return;
+  if (prompt) given.set("prompt", prompt);
+  else given.delete("prompt");
+  history.replaceState(null, "", `${location.pathname}${location.search}#${given}`);
 }
 
 const fits = (value) => String(value).length <= LONGEST_LINK;

@@ -1,7 +1,7 @@
 // The table of features without a server: the orders, filters and pages that the server's has (analysis/feature_query.py).
 
 import { element, short } from "./dom.js";
-import { ROWS, changed, turning } from "./paging.js";
+import { ROWS, changed, firstRow, turning } from "./paging.js";
 import { here, link } from "./place.js";
 import { visible } from "./tokens.js";
 
@@ -61,8 +61,7 @@ export function beside(rows, feature, query, has) {
 
 // Make the page in `main` the one that a query asks for.
 export function showList(main, rows, query) {
-  const state = listState(query), first = Math.max(0, Math.floor(Number(query.get("at")) || 0));
-  const found = listed(rows, query);
+  const state = listState(query), found = listed(rows, query), first = firstRow(query, found.length);
   fill(main.querySelector("form.filters"), state);
   const columns = [...main.querySelectorAll("table.data thead th")].map((heading) => sortable(heading, state));
   main.querySelector("table.data tbody").replaceChildren(...found.slice(first, first + ROWS).map((row) => line(row, columns, state)));

@@ -12,10 +12,16 @@ export function changed(state, values) {
   return made;
 }
 
+// Where the page begins that a query asks for; from behind the end, that of the last page.
+export function firstRow(query, total) {
+  const at = Math.max(0, Math.floor(Number(query.get("at")) || 0));
+  return at < total ? at : Math.floor(Math.max(0, total - 1) / ROWS) * ROWS;
+}
+
 // Which rows of `total` are shown, from `first` on, and the ways to those beside them.
 export function turning(path, noun, total, first, state) {
   const last = Math.min(total, first + ROWS);
-  const said = total ? `${first < total ? first + 1 : 0}–${Math.max(first, last)} of ${whole(total)} ${noun}` : `No ${noun}.`;
+  const said = total ? `${first + 1}–${last} of ${whole(total)} ${noun}` : `No ${noun}.`;
   const way = (rel, at, words) => element("a", { rel, href: here(`${path}?${changed(state, { at })}`), textContent: words });
   return [
     element("span", { textContent: said }),

@@ -68,6 +68,9 @@ async function begin(root, reviewer) {
     element("p", {}, next, undo), words, shown,
   );
   root.hidden = false;
+  const table = byId("review-table"); // where the session is blind, it is the reviewer's own until all is judged
+  table.querySelector("a").href = `/api/reviews/${number}/table.csv?reviewer=${encodeURIComponent(reviewer)}`;
+  table.hidden = false;
 
   let at = 0;
   let feature = null;

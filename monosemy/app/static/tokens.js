@@ -2,22 +2,33 @@
 
 import { byId, element, whole } from "./dom.js";
 
-// Blanks, control characters, and marks that would turn the line's direction: all shown.
-const UNSEEN = /([\u0000-\u0020\u007f-\u00a0\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff])/;
+// Blanks, control characters, and marks that would turn the line's direction: all shown; joiners where they stand alone.
+const UNSEEN = /([\u0000-\u0020\u007f-\u00a0\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]|^[\u034f\u200c\u200d\ufe00-\ufe0f]$)/;
 const GLYPHS = { "\n": "⏎", "\r": "␍", "\t": "⇥" };
 
 // The nodes of one token's text. `alone`: outside running text, where a blank at the edge is told only by a mark.
 export function visible(text, alone = false) {
-  if (text === "") return [element("span", { className: "glyph", textContent: "◂" })]; // part of the character before
+  if (text === "") return [element("span", { className: "glyph", textContent: "◦" })]; // part of the character before
   return text.split(UNSEEN).filter((part) => part !== "").map((part) => {
     if (part === " ") {
       return alone ? element("span", { className: "glyph", textContent: "␣" }) : element("span", { className: "blank", textContent: " " });
     }
     if (part.length > 1 || !UNSEEN.test(part)) return part;
     const code = "U+" + part.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-    return element("span", { className: "glyph", textContent: GLYPHS[part] || `‹${code}›` });
+    return element("bdi", { className: "glyph", textContent: GLYPHS[part] || `‹${code}›` }); // its letter is not the line's
   });
 }
+
+// The same as plain text, for axes and drawings; a blank within stays one.
+export const seen = (text) => visible(text, true).map((part, place, all) => {
+  if (typeof part === "string") return part;
+  return part.textContent === "␣" && within(all, place) ? " " : part.textContent;
+}).join("");
+
+const within = (parts, place) => [parts.slice(0, place), parts.slice(place + 1)].every((side) => side.some((part) => typeof part === "string"));
+
+// A token that is no text: its letters do not tell the line's direction.
+const SPECIAL = /^(<\S+>|\[[A-Z]+\])$/;
 
 // A line of tokens, each shaded by values[i] / max; pointing at one, or the arrow keys, tell its value.
 // `peak`: the token to outline. `sources[i]`: where it stands. `label`: what the line is, for those who hear it.
@@ -26,8 +37,9 @@ export function tokenStrip(tokens, values, max, { peak = null, sources = null, l
   strip.setAttribute("aria-label", `${label}: arrow keys read token by token`);
   tokens.forEach((token, place) => {
     const value = values[place];
-    const silent = token === "" && !value && place !== peak;
-    const span = element("span", { className: "t", title: value === null ? "" : String(value) }, ...(silent ? [] : visible(token)));
+    const part = token === ""; // of the character before, whose letters a mark would part: a shaded space, where it has a value
+    const silent = part && !value && place !== peak;
+    const span = element(SPECIAL.test(token) ? "bdi" : "span", { className: part && !silent ? "t part" : "t", title: value === null ? "" : String(value) }, ...(part ? [] : visible(token)));
     shade(span, value, max);
     if (place === peak) span.classList.add("peak");
     if (sources) span.dataset.source = sources[place];

@@ -38,7 +38,7 @@ const UNSEEN = /([\u0000-\u0020\u007f-\u00a0\u00ad\u200b\u200e\u200f\u2028-\u202
 const GLYPHS = { "\n": "⏎", "\r": "␍", "\t": "⇥" };
 
 function visible(text) {
-  if (text === "") return [element("span", { className: "glyph", textContent: "◂" })]; // belongs to the character before
+  if (text === "") return [element("span", { className: "glyph", textContent: "◦" })]; // belongs to the character before
   return text.split(UNSEEN).filter((part) => part !== "").map((part) => {
     if (part === " ") return element("span", { className: "blank", textContent: " " });
     if (part.length > 1 || !UNSEEN.test(part)) return part;
