@@ -21,6 +21,7 @@ from monosemy.analysis.index import features
 from monosemy.analysis.verdict_store import verdicts
 from monosemy.artifact import Artifact, Parent, make
 from monosemy.data.tokens import tokenize
+from monosemy.explain.store import explanations
 from monosemy.figure import svg
 from monosemy.metrics.evaluate import evaluate
 from monosemy.models.harvest import harvest
@@ -347,6 +348,8 @@ def test_a_run_of_the_real_stages(tmp_path: Path) -> None:
         out=tmp_path / "run" / "features",
     )
     verdicts(index, out=tmp_path / "run" / "verdicts", device="cpu")
+    (tmp_path / "said.jsonl").write_text('{"feature": 3, "text": "commas"}\n')
+    explanations(index, tmp_path / "said.jsonl", out=tmp_path / "run" / "explanations")
     text = write_report(tmp_path / "run").read_text()
     data = json.loads(scripts(text)[0])
     alive = [row["id"] for row in index.table() if not row["dead"]]

@@ -167,7 +167,7 @@ def test_the_shortest_request_follows_from_what_it_says() -> None:
     assert (plain.variant, plain.k, plain.l1) == (DEFAULT_VARIANT, None, 0.2)
     [relu] = grid(settings_from(width=256, variant="relu"), d_in=D)
     assert (relu.l1, relu.lr) == (0.06, 0.02)
-    [topk] = grid(settings_from(width=2048, variant="topk", batch=256), d_in=D)
+    [topk] = grid(settings_from(width=2048, variant="topk", batch=256, steps=1600), d_in=D)
     assert (topk.k, topk.lr) == (32, 0.0025)
     assert plain.lr == 0.04
     assert [default_k(width) for width in (8, 64, 512, 16_384)] == [1, 4, 32, 32]
