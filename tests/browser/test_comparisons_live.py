@@ -23,7 +23,8 @@ def shown(browser: Chrome, server: Server, ids: str = "id") -> list[dict[str, An
     twin = browser.find_element(By.CSS_SELECTOR, "link[type='application/json']").get_property("href")
     rows: list[dict[str, Any]] = server.json(str(twin).removeprefix(server.address))["rows"]
     expected = ["" if row[ids] is None else str(row[ids]) for row in rows]
-    assert browser.execute_script(FIRST_CELLS) == expected
+    cells = browser.execute_script(FIRST_CELLS)
+    assert [" ".join(cell.split()[:1]) for cell in cells] == expected  # a token may stand beside the number
     return rows
 
 
