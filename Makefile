@@ -8,7 +8,7 @@ BENCH = $(if $(wildcard .bench-env/.ready),.bench-env/bin/python,$(BIN)/python)
 .PHONY: help setup demo test test-browser check bench bench-quality bench-truth bench-env clean
 
 help:
-	@echo "make demo    set everything up, then run the main job offline (about five minutes)"
+	@echo "make demo    set everything up, then run the main job offline (five to ten minutes)"
 	@echo "make test    set everything up, then run all tests"
 	@echo "make test-browser  drive a headless Chromium (installed where it is missing) through every page of the app"
 	@echo "make check   formatting, lint, strict types"
@@ -29,7 +29,7 @@ demo: setup
 	$(BIN)/monosemy demo
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # Debian's Chromium, its driver, and letters of other scripts for its screenshots; as root they are installed where the
 # first two are missing.

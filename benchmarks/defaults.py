@@ -4,9 +4,11 @@
 
 ReLU-L1, Gated and TopK on stories260K's activations and on a world, every learning rate × batch × width × seed, each
 from the same number of rows: a smaller batch takes more steps. FVU, L0 and dead features are of held-out rows, MMCS of
-the world's truth. L1 trades FVU for L0, so kinds with an L1 penalty are compared by FVU + λ·(L1 norm of the codes) in
-units of the rows' variance, which is what ReLU dictionaries minimise; TopK has one L0. A grid of one batch size is one
-pass. What was measured is kept in `runs/defaults`, so a killed study goes on. About 15 minutes on two cores.
+the world's truth. A penalty trades FVU for L0, so rates of ReLU are compared by what it minimises, FVU + λ·(L1 norm of
+the codes) in units of the rows' variance; TopK has one L0 and is compared by FVU. Gated's penalty is not on its codes:
+its rates are compared by 1 − MMCS, where there is a truth. A grid of one batch size is one pass. What was measured is
+kept in `runs/defaults`, so a killed study goes on; `--record FILE` writes the page again from a record, without
+training. About 15 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any
 import torch
 from defaults_page import page, rules
 from front_parts import ROOT, here, prepare, source_of
-from record import table, write_record
+from record import RECORDS, table, write_record
 
 from monosemy.data.rows import RowSource
 from monosemy.data.synthetic import World
@@ -144,14 +146,23 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return None if any(value is None for value in known) else statistics.mean(v for v in known if v is not None)
 
 
+def judged(means: Sequence[Row]) -> list[Row]:
+    """The means with the loss that rates are compared by: for Gated 1 − MMCS, and none where there is no truth."""
+    return [{**row, "loss": _missed(row["MMCS"])} if row["variant"] == "gated" else dict(row) for row in means]
+
+
+def _missed(mmcs: float | None) -> float | None:
+    return None if mmcs is None else 1 - mmcs
+
+
 def best_rates(means: Sequence[Row]) -> list[Row]:
-    """For each data, variant, width and batch: the rate with the lowest loss, the rates as good, and the default's."""
+    """For each data, variant, width and batch with a loss: the rate with the lowest, those as good, the default's."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in means:
-        groups.setdefault(tuple(row[name] for name in ("data", "variant", "width", "batch")), []).append(row)
+        if row["loss"] is not None:
+            groups.setdefault(tuple(row[name] for name in ("data", "variant", "width", "batch")), []).append(row)
     found = []
-    for (data, variant, width, batch), same in groups.items():
-        known = [row for row in same if row["loss"] is not None]
+    for (data, variant, width, batch), known in groups.items():
         best = min(known, key=lambda row: row["loss"])
         good = [row["lr"] for row in known if row["loss"] <= (1 + NEAR) * best["loss"]]
         own = default_lr(variant, width, batch, best["steps"])
@@ -175,8 +186,51 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[256, 1024, 2048])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--data", nargs="+", choices=tuple(DATA), default=list(DATA))
+    parser.add_argument("--record", type=Path, help="write the page from this record, without training")
     parser.add_argument("--no-page", action="store_true", help="only print, to see that it runs")
     options = parser.parse_args()
+    found = from_record(options.record) if options.record else summary(_rows(options))
+    means = judged(found)
+    best = best_rates(means)
+    told = rules(best, NEAR, [f"{lr:g}" for lr in LR])
+    print("\n".join([*table(best), "", *told]))
+    if options.no_page:
+        return
+    command = f"python benchmarks/defaults.py {' '.join(sys.argv[1:])}".strip()
+    record = options.record or write_record("defaults", best, command, found)
+    dials = "; ".join(f"{v} with {' '.join(f'{k} {x}' for k, x in dial.items())}" for v, dial in DIALS.items())
+    used = dict.fromkeys(row["data"] for row in means)
+    about = f"Variants: {dials}. Data: {', and '.join(DATA[name] for name in used)}."
+    PAGE.write_text(page(best, means, told, about, printed(record), longer_runs()))
+    print(PAGE)
+
+
+def from_record(file: Path) -> list[Row]:
+    """The means that a record of this command holds."""
+    block = file.read_text().split("```json\n")[2].split("```")[0]
+    return [json.loads(line) for line in block.splitlines()]
+
+
+def printed(record: Path) -> str:
+    """By what command, when and where a record was made, and a link to it."""
+    lines = record.read_text().splitlines()
+    command, date, where = (
+        next(line for line in lines if line.startswith(f"- {name}: ")).partition(": ")[2]
+        for name in ("command", "date", "machine")
+    )
+    return f"{command} on {date[:10]} ({where}; [the record](../benchmarks/records/{record.name}))"
+
+
+def longer_runs() -> list[str]:
+    """What the newest record of `long_runs.py` says: by what it was printed, and its table; nothing without one."""
+    records = sorted(RECORDS.glob("*-long-runs.md"))
+    if not records:
+        return []
+    lines = records[-1].read_text().splitlines()
+    return [f"Printed by {printed(records[-1])}.", "", *(line for line in lines if line.startswith("|"))]
+
+
+def _rows(options: argparse.Namespace) -> list[Row]:
     data = [name for name in options.data if here(name)]
     for name in data:
         prepare(name)
@@ -191,16 +245,7 @@ def main() -> None:
     for number, cell in enumerate(cells, 1):
         print(f"{number}/{len(cells)}: {cell.data}, {cell.variant}, width {cell.width}, batch {cell.batch}", flush=True)
         rows += measured(cell)
-    means = summary(rows)
-    best = best_rates(means)
-    told = rules(best, NEAR, [f"{lr:g}" for lr in LR])
-    print("\n".join([*table(best), "", *told]))
-    if not options.no_page:
-        command = f"python benchmarks/defaults.py {' '.join(sys.argv[1:])}".strip()
-        dials = "; ".join(f"{v} with {' '.join(f'{k} {x}' for k, x in dial.items())}" for v, dial in DIALS.items())
-        about = f"Variants: {dials}. Data: {', and '.join(DATA[name] for name in data)}."
-        PAGE.write_text(page(best, means, told, about, command))
-        print(write_record("defaults", best, command, means))
+    return rows
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from record import machine, table
+from record import table
 
 from monosemy.dictionaries.store import VARIANTS
 from monosemy.training.settings import LONG, TrainSettings
@@ -39,41 +38,46 @@ def rules(best: Sequence[Row], near: float, tried: Sequence[str]) -> list[str]:
     paces = f"({', '.join(f'{VARIANTS[kind].pace:g} for {kind}' for kind in kinds)})"
     losses = [row["loss of the default / best"] for row in best]
     lines.append(
-        f"The default rate, `lr = {paces} · 1e-2 · min(1, √(512 / width)) · min(1, √(batch / 1024))`, rounded to the "
-        "nearest one tried, costs "
+        f"The default rate, `lr = {paces} · 1e-2 · min(1, √(512 / width)) · min(1, √(batch / 1024)) · "
+        f"min(1, √({LONG} / steps))`, rounded to the nearest one tried, costs "
         f"{100 * (statistics.median(losses) - 1):.1f} % of the loss in the median and {100 * (max(losses) - 1):.1f} % "
         f"at worst; it is within {100 * near:.0f} % of the best in "
         f"{sum(x <= 1 + near for x in losses)} of {len(losses)} cells."
     )
     lines.append(
-        f"No run here is longer than {LONG:,} steps. Longer ones want less: from there on the default falls by "
-        f"√({LONG:,} / steps) (`benchmarks/long_runs.py`, [its record](../benchmarks/records))."
+        "All runs of one batch size have the same number of steps here, so what batch and steps each do to the rate is "
+        "not told apart; the factor of steps is settled by longer runs, below."
     )
     for key, values in (("batch", batches), ("width", widths)):
-        parts = []
-        for value in values:
-            same = [row for row in best if row[key] == value]
-            loss = statistics.geometric_mean(row["loss"] for row in same)
-            parts.append(f"{value}: {loss:.3f}, {statistics.mean(row['s'] for row in same):.1f} s")
-        lines.append(f"Loss and seconds a dictionary by {key}, each at its best rate, same rows: {'; '.join(parts)}.")
+        losses_of = {value: [row["loss"] for row in best if row[key] == value] for value in values}
+        told = ", ".join(f"{value}: {statistics.geometric_mean(losses):.3f}" for value, losses in losses_of.items())
+        lines.append(f"Loss by {key}, each at its best rate, same rows: {told}.")
     default = TrainSettings().batch
-    lines.append(f"What `monosemy train` does unless told otherwise: batches of {default} rows, a width of twice d_in.")
+    lines.append(
+        f"What `monosemy train` does unless told otherwise: batches of {default} rows, a width of twice d_in. Neither "
+        "has the lowest loss: a wider dictionary costs in proportion, and smaller batches more steps; both are for a "
+        "first look, to be raised and lowered from there."
+    )
     return lines
 
 
-def page(best: Sequence[Row], means: Sequence[Row], told: Sequence[str], about: str, command: str) -> str:
-    """The page: `told` is what follows, `about` says what was trained on what."""
+def page(
+    best: Sequence[Row], means: Sequence[Row], told: Sequence[str], about: str, printed: str, longer: Sequence[str]
+) -> str:
+    """The page: `told` is what follows, `about` says what was trained on what, `printed` by what command and where,
+    `longer` is about longer runs."""
     shown = [{name: value for name, value in row.items() if name not in ("loss", "s")} for row in best]
     return "\n".join(
         [
             "# Where the defaults come from",
             "",
-            f"Written by `{command}` on {datetime.now(UTC):%Y-%m-%d} ({machine()}).",
+            f"Printed by {printed}.",
             "",
             f"{about} "
-            "Every run sees the same number of rows, so a smaller batch takes more steps. The loss is FVU, plus the L1 "
-            "penalty in units of the rows' variance where there is one; everything is a mean over seeds, on rows that "
-            "training never saw.",
+            "Every run sees the same number of rows, so a smaller batch takes more steps. The loss is FVU for TopK; "
+            "FVU plus the L1 penalty in units of the rows' variance for ReLU; 1 − MMCS for Gated, whose penalty is not "
+            "on its codes, so that without a truth its rates are not compared. Everything is a mean over seeds, on "
+            "rows that training never saw. The seconds were taken beside other work.",
             "",
             "## What follows",
             "",
@@ -83,6 +87,7 @@ def page(best: Sequence[Row], means: Sequence[Row], told: Sequence[str], about: 
             "",
             *table(shown),
             "",
+            *(["## Longer runs", "", *longer, ""] if longer else []),
             "## Everything that was measured",
             "",
             *table(means),

@@ -10,8 +10,8 @@ interval over seeds, or worse. The last table ranks our variants: the place of e
 a part, and the mean over parts.
 
 Each job (part, library, seed) is kept in `runs/fronts/jobs`, so a killed run goes on; a job whose code has changed is
-run again. Jobs run side by side, one thread each. About 25 minutes on two cores; record and figure are of such a whole
-run, a shorter one only prints its tables.
+run again. Jobs run side by side, one thread each. About an hour on two cores. A run of all parts leaves a record, one
+of all kinds the figure too; a shorter one only prints its tables.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -138,14 +139,23 @@ def main() -> None:
     every_kind = set(options.kinds) == set(CANDIDATES)
     lines = [line for part in parts for line in verdicts(part.name, _of(part, rows), every_kind)]
     print("\n".join([*table(lines), ""]) if lines else "no peers are installed: make bench-env")
+    whole = options.steps is None and len(parts) == len(PARTS)
+    command = f"python benchmarks/fronts.py {' '.join(sys.argv[1:])}".strip()
     if not every_kind:
+        if whole and lines:
+            print(write_record(f"fronts-{'-'.join(options.kinds)}", lines, command, counted(lines), points(rows)))
         return
     ranks = ranking(rows)
     print("\n".join([*table(ranks), "", f"best default by mean place: {ranks[0]['variant']}"]))
-    if options.steps is None and len(parts) == len(PARTS):
+    if whole:
         draw(rows, ROOT / "docs" / "figures" / "fronts.png")
-        command = f"python benchmarks/fronts.py {' '.join(sys.argv[1:])}".strip()
-        print(write_record("fronts", lines or ranks, command, ranks, points(rows)))
+        more = [counted(lines), ranks] if lines else []
+        print(write_record("fronts", lines or ranks, command, *more, points(rows)))
+
+
+def counted(lines: Sequence[Row]) -> list[Row]:
+    """How many lines have each verdict."""
+    return [{"verdict": verdict, "lines": n} for verdict, n in Counter(line["verdict"] for line in lines).items()]
 
 
 def _of(part: Part, rows: Sequence[Row]) -> list[Row]:

@@ -2,10 +2,11 @@
 
     python benchmarks/long_runs.py [--steps 1600 6400] [--activations FOLDER] [--seeds 0]
 
-`docs/defaults.md` chose rates on runs of 400 to 1,600 steps. The world has the interim report's laws (Dec 2022) at half
-its size: D = 128, 256 features of which 4 are active in a row, decay 0.98, independent firing; every run has batches
-of 256 rows and the true width, so that features lost to a rate show. `--activations` (a folder that `monosemy harvest`
-wrote) adds rows of a model, at twice their width. Rates are tried in steps of two; the rule's own is marked.
+The grid of `docs/defaults.md` has runs of 400 to 1,600 steps. The world has the interim report's laws (Dec 2022) at
+half its size: D = 128, 256 features of which 4 are active in a row, decay 0.98, independent firing; every run has
+batches of 256 rows and the true width, so that features lost to a rate show. `--activations` (a folder that `monosemy
+harvest` wrote) adds rows of a model, at twice their width. Rates are tried in steps of two; the one nearest to the
+rule's is marked.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def main() -> None:
     for (name, source, width), variant, steps, seed in product(sources, DIALS, chosen.steps, chosen.seeds):
         rows += measured(name, source, width, variant, steps, seed)
         print("\n".join(table(rows[-len(LR) :])), flush=True)
-    print(write_record("long-runs", rows, f"python benchmarks/long_runs.py --steps {' '.join(map(str, chosen.steps))}"))
+    command = f"python benchmarks/long_runs.py --steps {' '.join(map(str, chosen.steps))}"
+    print(write_record("long-runs", rows, command + (" --activations FOLDER" if chosen.activations else "")))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
 
 A server is started on the run; `clients` connections each ask for pages of features taken at random, one after the
 other: once after a pause between pages, as readers do, and once without any, which shows what the server can do at
-most; and one reader alone asks without a pause, which shows what a page takes when nobody else waits. Every page is
-made anew (each address is asked for once), so no cache helps. Times are those the client sees; the readers share the
-machine with the server, so their processor time is told too. The target: 95 % of pages under 50 ms with 64 clients, no
-error, memory flat over 10,000 requests.
+most; and one reader alone asks without a pause, which shows what a page takes when nobody else waits. Every address is
+asked for once, and its page made anew. Times are those the client sees; the readers share the machine with the server,
+so their processor time is told too. The target: 95 % of pages under 50 ms with 64 clients, no error, memory flat over
+10,000 requests.
 """
 
 from __future__ import annotations

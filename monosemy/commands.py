@@ -89,6 +89,8 @@ def train(
 ) -> None:
     """Train a grid of dictionaries in one pass over the activations.
 
+    A dictionary whose loss stops being finite ends with its last good weights, and says why; the others go on.
+
     Args:
         activations: A folder that `monosemy harvest` or `monosemy world` wrote.
         settings: The grid and how it is trained; several values of one setting make a grid.

@@ -71,7 +71,7 @@ ABOUT = {  # where the function's own first words speak of Python
     "logits": "The tokens that a feature's direction makes most and least likely.",
     "attribution": "What each feature active at the last token adds directly to the logit of a token.",
     "ablation": "What the model predicts without a feature, in a prompt or around its strongest examples.",
-    "agreement": "Whether features' logits match what they fire on, beside shuffled features.",
+    "agreement": "Whether features' logits match what they fire on, beside other features' logits.",
     "search": "The features that are strongest in a text, each relative to its largest code in the corpus.",
 }
 

@@ -13,7 +13,16 @@ from pathlib import Path
 import torch
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["monosemy.cli", "monosemy.studies.demo", "monosemy.kernels.cpu", "transformers"])
+SERVER.set_forkserver_preload(
+    [
+        "monosemy.cli",
+        "monosemy.studies.demo",
+        "monosemy.kernels.cpu",
+        "torch._dynamo",  # which the first optimiser imports
+        "transformers.models.gpt2.modeling_gpt2",
+        "matplotlib.figure",
+    ]
+)
 
 
 def _run(arguments: list[str], log: Path, checkpoint_every_s: float, threads: int) -> None:

@@ -300,7 +300,7 @@ def test_of_links_that_are_as_near_those_whose_codes_agree_are_joined_first() ->
     assert plain == [[0, -1], [0], [0]]
     found = atlas([a, b, c], rows=world())
     assert [cluster.tolist() for cluster in found.clusters] == [[-1, 0], [0], [0]]
-    assert found.tags == (("orphan", "universal"), ("universal",), ("universal",))
+    assert found.tags == (("shared", "shared"), ("universal",), ("universal",))  # a0 has a twin, in no cluster with it
 
 
 def test_links_and_clusters_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,9 +327,20 @@ def test_links_and_clusters_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -
     for key, (cosine, correlation) in expected.items():
         assert links[key].cosine == pytest.approx(cosine, abs=1e-6)
         assert links[key].correlation == pytest.approx(correlation, abs=1e-4)
-    for cluster in range(int(max(of_N.max() for of_N in found.clusters)) + 1):
-        numbers = [number for number, _ in found.members(cluster)]
+    assert len(found.cosine_C) == int(max(of_N.max() for of_N in found.clusters)) + 1
+    chained = 0
+    for cluster, least in enumerate(found.cosine_C.tolist()):
+        ends = found.members(cluster)
+        numbers = [number for number, _ in ends]
         assert len(numbers) == len(set(numbers)) > 1
+        pairs = list(itertools.combinations([sides[number].W_dec_ND[feature] for number, feature in ends], 2))
+        assert least == pytest.approx(min(float(torch.cosine_similarity(*pair, dim=0)) for pair in pairs), abs=1e-6)
+        chained += least < 0.93
+    assert chained > 3
+    others = [[sum((n, f) in zip(*key, strict=True) for key in expected) for f in range(25)] for n in range(4)]
+    named = {0: "orphan", 1: "shared", 2: "shared", 3: "universal"}
+    assert found.tags == tuple(tuple(named[count] for count in row) for row in others)
+    assert {tag for row in found.tags for tag in row} == set(named.values())
     assert found.n_rows == 1500
 
 
@@ -342,10 +353,23 @@ def test_a_cluster_never_takes_two_features_of_one_dictionary() -> None:
         for name in "abc"
     ]  # fmt: skip
     found = atlas(sides, threshold=0.9)
+    assert [of_N.tolist() for of_N in found.clusters] == [[0, -1], [0], [0]]
+    assert found.cosine_C.tolist() == pytest.approx([torch.cos(torch.tensor(0.5)).item()])  # a0 and c0 are no twins
     assert {(each.dictionaries, each.features) for each in found.twins} == {
         ((0, 1), (0, 0)), ((0, 2), (1, 0)), ((1, 2), (0, 0))
     }  # fmt: skip
-    assert found.tags == (("universal", "orphan"), ("universal",), ("universal",))
+    assert found.tags == (("shared", "shared"), ("universal",), ("universal",))  # neither of a's has a twin in both
+
+
+def test_a_part_that_has_a_twin_stays_universal() -> None:
+    """Of two copies the codes take one for the twin; the other is nearer by a hair, and has no twin but two parts."""
+    small = of_directions(torch.stack([near(0.0), near(0.05)]))
+    large = of_directions(torch.stack([near(0.02), near(-0.7, towards=2), axes(9)[0]]))
+    small.tensors["W_enc"], large.tensors["W_enc"] = torch.stack([mixed(5, 3), axes(5)[0]]), axes(5, 3, 9)
+    found = atlas([small, large], rows=world())
+    assert [each.features for each in found.twins] == [(1, 0)]
+    assert [(each.feature, each.children) for each in found.splits] == [(0, (0, 1))]
+    assert found.tags == (("split", "universal"), ("universal", "split", "orphan"))
 
 
 def test_rows_come_from_a_tensor_or_a_lab(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,14 +22,17 @@ from scipy.optimize import linear_sum_assignment
 from starlette.testclient import TestClient
 
 from monosemy.analysis.atlas import TAGS, Atlas, atlas
+from monosemy.analysis.atlas_rules import Split, Twins
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.analysis.pairs import feature_pairs
 from monosemy.analysis.result import as_plain
 from monosemy.analysis.splitting import FATES, splitting_tree
+from monosemy.app.atlas_page import Asked, _reasons
 from monosemy.app.server import make_app
 from monosemy.app.state import RESULTS, State
 from monosemy.data.activations import ActivationStore
+from monosemy.dictionaries.store import DictionaryStore
 from monosemy.models.harvest import harvest
 from monosemy.training.sweep import train
 
@@ -95,7 +99,7 @@ def check_token(run: Path, name: str | None, cell: dict[str, Any]) -> None:
 
 def check_rows(run: Path, rows: list[dict[str, Any]], found: Atlas, members: list[int]) -> None:
     """Every feature is in one row, beside those of its cluster; indexed ones show their tokens, and lead to pages."""
-    seen: Counter[tuple[int, int]] = Counter()
+    seen, grid = Counter[tuple[int, int]](), DictionaryStore.open(run / "dictionaries")
     for row in rows:
         held = [each for each in row["features"] if each]
         for each in held:
@@ -112,11 +116,24 @@ def check_rows(run: Path, rows: list[dict[str, Any]], found: Atlas, members: lis
         else:
             ends = [(members.index(each["member"]), each["feature"]) for each in held]
             assert sorted(ends) == sorted(found.members(row["cluster"]))
-            twins = [twin.cosine for twin in found.twins
-                     if set(zip(twin.dictionaries, twin.features, strict=True)) <= set(ends)]  # fmt: skip
-            assert row["cosine"] == min(twins)
+            directions = [grid.directions(each["member"])[each["feature"]] for each in held]
+            cosines = [float(torch.cosine_similarity(*pair, dim=0)) for pair in combinations(directions, 2)]
+            assert row["cosine"] == pytest.approx(min(cosines), abs=1e-6)
     widths = {member: WIDTHS[member] for member in members}
     assert seen == Counter((member, feature) for member in members for feature in range(widths[member]))
+
+
+def test_reasons_name_twins_of_other_rows_and_call_no_universal_feature_a_part() -> None:
+    clusters, tags = (torch.tensor([-1, 0]), torch.tensor([0, -1])), (("split", "universal"), ("universal", "split"))
+    twins = (Twins((0, 1), (1, 0), 0.99, None), Twins((0, 1), (0, 1), 0.98, None))
+    splits = (Split(0, 0, 1, (0, 1), (0.99, 0.7), 0.85),)
+    found = Atlas(("a", "b"), tags, (TAGS, TAGS), clusters, torch.tensor([0.99]), twins, splits, (), 9)
+    assert _reasons(Asked(cast(Any, None), [4, 7], "yes", "4,7", "any", None), found) == {
+        (0, 0): ["feature 0 of member 4 is a twin of feature 1 of member 7, in another row",
+                 "feature 0 of member 4 splits into 0, 1 of member 7 (their sum correlates at 0.85)"],
+        (1, 1): ["feature 1 of member 7 is a twin of feature 0 of member 4, in another row",
+                 "feature 1 of member 7 is a part of feature 0 of member 4"],
+    }  # fmt: skip
 
 
 def indexes(run: Path, members: list[int]) -> list[Path | None]:

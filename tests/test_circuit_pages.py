@@ -22,7 +22,7 @@ from networks import save_network
 from starlette.testclient import TestClient
 
 from monosemy import cli
-from monosemy.analysis.circuits import children, parents
+from monosemy.analysis.circuits import CircuitSettings, children, parents
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.analysis.lab import Lab
@@ -102,6 +102,23 @@ def test_a_feature_is_offered_the_dictionaries_before_and_after_it(client: TestC
     last = client.get("/circuits.json", params={"grid": "late", "feature": WIDTH - 1}).json()
     assert last["next"] is None
     assert last["previous"] == f"/circuits?grid=late&member=0&feature={WIDTH - 2}"
+
+
+def test_the_form_asks_for_every_setting_with_its_default(client: TestClient) -> None:
+    page = client.get("/circuits", params={"grid": "late"}).text
+    form = page.split('id="circuit-form"')[1].split("</form>")[0]
+    inputs = re.findall(
+        r'<input id="circuit-(\w+)" type="number" min="(\d+)" max="(\d+)" value="(\d+)" required>', form
+    )
+    settings = CircuitSettings()
+    assert [(name, int(value)) for name, _, _, value in inputs] == [
+        (name, getattr(settings, name)) for name in ("top", "rows", "silent")
+    ]
+    told = client.get("/api/live").json()["parents"]["parameters"]
+    bounds = {name: (told[name]["low"], told[name]["high"]) for name in ("top", "rows", "silent")}
+    assert bounds == {name: (int(low), int(high)) for name, low, high, _ in inputs}
+    fields = client.get("/circuits.json", params={"grid": "late"}).json()["fields"]
+    assert [field["name"] for field in fields] == list(bounds)
 
 
 def test_a_hostile_name_is_text(client: TestClient) -> None:
@@ -213,6 +230,22 @@ def test_connections_are_those_of_the_analysis(client: TestClient, early: Lab, l
     with redirect_stdout(out):
         exec(compile(done["python"], "<copied>", "exec"), {})
     assert out.getvalue().splitlines()[:-1] == table.splitlines()
+
+
+def test_those_kept_silent_are_as_many_as_were_asked_for(client: TestClient, early: Lab, late: Lab) -> None:
+    request, counts = {**ASKED, "dictionaries": "dictionaries", "other": "late"}, []
+    for silent in (0, 1, 100):
+        _, found = end_of(client, "children", {**request, "silent": silent})
+        assert found["state"] == "done", found
+        assert f"silent={silent}" in found["done"]["python"]
+        expected = children(early, 1, late, top=ASKED["top"], rows=ASKED["rows"], silent=silent)
+        assert [edge["feature"] for edge in found["done"]["edges"]] == [edge.feature for edge in expected.edges]
+        assert [end["how"] for end in found["done"]["ends"]] == [edge.how for edge in expected.edges]
+        counts.append(sum(edge.silent for edge in expected.edges))
+    assert counts[:2] == [0, 1]
+    assert counts[2] > 1
+    refused = client.post("/api/live/children", json={**request, "silent": -1})
+    assert (refused.status_code, "`silent` (=-1)" in refused.json()["error"]) == (400, True)
 
 
 def test_a_member_without_an_index_has_no_links(client: TestClient) -> None:

@@ -14,6 +14,7 @@ from networks import NETWORKS, save_network
 from torch import Tensor
 
 from monosemy.analysis.bootstrap import ratio_interval
+from monosemy.analysis.chart import Bars
 from monosemy.analysis.circuits import CircuitEdges, CircuitSettings, Edge, children, parents
 from monosemy.analysis.lab import Batch, Lab
 from monosemy.data.tokens import TokenStore, tokenize
@@ -477,14 +478,39 @@ def test_what_cannot_be_asked_is_refused(
         parents(dead, 0, early, most=3)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "silent", "how"),
+    [
+        (0.1, 0.3, False, "drives"),
+        (-0.3, -0.1, False, "lowers"),
+        (-0.1, 0.5, False, "unclear"),
+        (0.0, 0.4, False, "unclear"),
+        (-0.4, 0.0, False, "unclear"),
+        (None, None, False, "unclear"),
+        (-0.4, -0.2, True, "keeps silent"),
+        (None, None, True, "keeps silent"),
+    ],
+)
+def test_an_edge_says_what_its_interval_says(low: float | None, high: float | None, silent: bool, how: str) -> None:
+    effect = 0.2 if low is None or high is None else (low + high) / 2
+    assert Edge(0, 1.0, effect, low, high, 9, 3, silent).how == how
+
+
 def test_the_result_tabulates_plots_and_saves(lm: LanguageModel, tokens: TokenStore, tmp_path: Path) -> None:
     early = lab_of(lm, tokens, "layers.0.mlp_act", relu(24, 7, 1))
     late = lab_of(lm, tokens, "layers.2.mlp_act", relu(24, 5, 2))
     found = parents(late, 1, early)
     assert found.table().columns[:5] == ("feature", "attribution", "ablation", "low", "high")
     assert [row[0] for row in found.table().rows] == [edge.feature for edge in found.edges]
+    told = found.table().columns.index("how")
+    assert [row[told] for row in found.table().rows] == [edge.how for edge in found.edges]
     assert [chart.name for chart in found.charts()] == ["edges", "verified"]
     assert all(f", in {found.rows} rows" in chart.title for chart in found.charts())
+    bars = found.charts()[0].marks[1]
+    assert isinstance(bars, Bars)
+    spans = [(edge.low, edge.high) for edge in found.edges]
+    assert list(zip(bars.low, bars.high, strict=True)) == spans
+    assert any(low is not None for low, _ in spans)
     data = found.data()
     assert (data["analysis"], data["direction"], data["edges"][0]["feature"]) == (
         "circuit",

@@ -35,7 +35,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Every stage, one by one, on a real pretrained model and real text."""
     model, text = shared("models/stories260K"), shared(f"text/{request.param}.jsonl.gz")
     folder = tmp_path_factory.mktemp(request.param)
-    site = "--site layers.2.mlp_act --max-tokens 60000"
+    site = "--site layers.2.mlp_act --max-tokens 30000"
     run(f"tokenize {text} --tokenizer {model} --context 256 --out RUN/tokens", folder)
     run(f"harvest {model} RUN/tokens {site} --out RUN/activations", folder)
     run(
@@ -44,7 +44,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     )
     run(f"evaluate RUN/dictionaries RUN/activations --model {model} --token-rows 8 --out RUN/scores", folder)
     run(
-        f"features RUN/dictionaries --member 3 --model {model} --tokens RUN/tokens --max-tokens 40000",
+        f"features RUN/dictionaries --member 3 --model {model} --tokens RUN/tokens --max-tokens 20000",
         folder,
     )
     run("report RUN", folder)
@@ -118,13 +118,13 @@ def test_the_same_from_python_in_five_lines(finished: Path) -> None:
     model = shared("models/stories260K")
     tokens = ms.TokenStore.open(finished / "tokens")
     activations = ms.harvest(
-        model, tokens, site="layers.2.mlp_act", max_tokens=60000, out=finished / "activations"
+        model, tokens, site="layers.2.mlp_act", max_tokens=30000, out=finished / "activations"
     )  # the finished one is reused
     dictionaries = ms.train(
         activations, width=[64, 128], l1=[3e-2, 1e-1], seed=[0, 1], steps=150, batch=512, out=finished / "dictionaries"
     )
     scores = ms.evaluate(dictionaries, activations, model=model, token_rows=8, out=finished / "scores")
-    index = ms.features(dictionaries, member=3, model=model, tokens=tokens, max_tokens=40000, out=finished / "features")
+    index = ms.features(dictionaries, member=3, model=model, tokens=tokens, max_tokens=20000, out=finished / "features")
     assert len(dictionaries) == len(scores.rows) == 8
     assert index.n_features == 64
 
@@ -336,7 +336,7 @@ def test_train_says_what_it_took_what_failed_and_what_comes_next(
     run(f"train RUN/world {options} --out RUN/dictionaries", tmp_path)
     failed, derived, last = capsys.readouterr().out.splitlines()
     assert failed.startswith("member 1 failed: the loss of Member(")
-    assert derived == "not given, so: width 32; l1 0.2"
+    assert derived == "not given, so: width 32; l1 0.1"
     command = last.partition("2 dictionaries (gated); next: monosemy ")[2]
     assert command == f"evaluate {tmp_path}/dictionaries {tmp_path}/world"
     run(command, tmp_path)
@@ -371,7 +371,7 @@ def test_train_alone_gives_a_dictionary(
     capsys.readouterr()
     run("train RUN/activations", small)
     derived, last = capsys.readouterr().out.splitlines()
-    assert derived == "not given, so: width 344; l1 0.2; lr 0.04; 19 steps of 1,024 rows"
+    assert derived == "not given, so: width 344; l1 0.1; lr 0.04; 19 steps of 1,024 rows"
     assert "1 dictionary (gated); next: monosemy evaluate" in last
     store = DictionaryStore.open(small / "dictionaries")
     assert [member["width"] for member in store.members] == [2 * 172]

@@ -427,6 +427,12 @@ def test_without_a_path_there_is_no_direct_effect_and_it_is_said(tmp_path: Path)
         figure_of(chart)
 
 
+def test_next_tokens_are_charted_only_where_one_follows_a_firing(tmp_path: Path) -> None:
+    lab = network_lab(tmp_path, "llama")
+    for prompt, names in ((PROMPT, ["next-token", "suppressed", "against-code"]), (PROMPT[:1], ["suppressed"])):
+        assert [chart.name for chart in ablation_effect(lab, 1, prompt).charts()] == names
+
+
 def test_an_encoder_has_no_next_token(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="encoder"):
         ablation_effect(network_lab(tmp_path, "bert"), 1, PROMPT)

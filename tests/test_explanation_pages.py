@@ -124,19 +124,117 @@ def test_an_index_without_any_has_no_column(client: TestClient) -> None:
         assert said in answer.json()["error"]
 
 
-def test_a_second_store_of_an_index_is_named_as_not_shown(run: Path, client: TestClient, tmp_path: Path) -> None:
-    assert [listed(client, index=name)["unshown"] for name in ("features", "features-1")] == [[], []]
-    assert "Not shown" not in client.get("/features").text
-    copy = tmp_path / "run"
+# --- several stores of one index -----------------------------------------------------
+
+OTHERS = [
+    {"feature": feature, "text": f"later {feature}", "author": f"<i>a{feature}</i>"} for feature in (3, 5, 6, 8, 9)
+]
+
+
+@pytest.fixture(scope="module")
+def run_of_several(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with a second store of the first index, without scores, of more authors than are named."""
+    copy = tmp_path_factory.mktemp("several") / "run"
     shutil.copytree(run, copy)
-    source = tmp_path / "more.jsonl"
-    source.write_text(json.dumps({"feature": 5, "text": "later"}))
+    source = copy.parent / "more.jsonl"
+    source.write_text("\n".join(map(json.dumps, OTHERS)))
     explanations(copy / "features", source, out=copy / "said-2")
-    with TestClient(make_app(copy), base_url="http://127.0.0.1:8765") as opened:
-        assert listed(opened)["unshown"] == ["said-2"]
-        assert listed(opened)["explained"] == 4
-        assert "Not shown: the explanations in <bdi>said-2</bdi>." in opened.get("/features").text
-        assert listed(opened, index="features-1")["unshown"] == []
+    return copy
+
+
+@pytest.fixture(scope="module")
+def several(run_of_several: Path) -> Iterator[TestClient]:
+    with TestClient(make_app(run_of_several), base_url="http://127.0.0.1:8765") as opened:
+        yield opened
+
+
+def links(page: str) -> dict[str, str]:
+    """The names of the stores in a page's line of them, each with where it leads; nowhere: the one that is shown."""
+    found = re.findall(r'<p class="dim" id="stores">(.*?)</p>', page, re.DOTALL)
+    each = (
+        re.findall(r'(?:<a href="([^"]*)">|<b aria-current="true">)<bdi>([^<]*)</bdi></(?:a|b)>', found[0])
+        if found
+        else []
+    )
+    return {name: html.unescape(href) for href, name in each}
+
+
+def test_one_store_leaves_nothing_to_choose(client: TestClient) -> None:
+    for address in ("/features", "/features/3", "/features?index=features-1"):
+        assert links(client.get(address).text) == {}
+    assert [each["name"] for each in listed(client)["stores"]] == ["said"]
+    assert listed(client, index="features-1")["stores"] == []
+    for query in ({"by": "said-2"}, {"by": "said", "index": "features-1"}, {"by": "../said"}):
+        for path in ("/features.json", "/features/3.json"):
+            answer = client.get(path, params=query)
+            assert (answer.status_code, "`by`" in answer.json()["error"]) == (404, True)
+
+
+def test_the_list_is_of_the_store_that_its_address_names(several: TestClient) -> None:
+    first, second = listed(several)["stores"]
+    assert (first["name"], first["shown"], first["authors"], first["more"]) == (
+        "said",
+        True,
+        ["ann", "gpt-x", "<b>bo</b>"],
+        0,
+    )
+    assert (second["name"], second["shown"], second["explained"], second["more"]) == ("said-2", False, 5, 2)
+    assert [row["explanation"] for row in listed(several)["rows"]][3] == "March\nMonths of the year"
+    other = several.get(second["href"].replace("?", ".json?")).json()
+    assert other["explained"] == 5
+    assert {row["id"]: row["explanation"] for row in other["rows"] if row["explanation"]} == {
+        each["feature"]: each["text"] for each in OTHERS
+    }
+    assert "explanation_score" not in other["columns"]
+    assert ids(several, by="said-2", explanation="later", sort="id", desc="1") == [9, 8, 6, 5, 3]
+    page = several.get("/features?dead=no").text
+    assert links(page) == {"said": "", "said-2": "/features?index=features&dead=no&by=said-2"}
+    assert "<i>a3</i>" not in page
+    assert "&lt;i&gt;a3&lt;/i&gt;" in page
+    assert "and 2 more" in page
+    page = several.get("/features?by=said-2").text
+    assert links(page) == {"said": "/features?index=features&by=said", "said-2": ""}
+    assert '<input type="hidden" name="by" value="said-2">' in page
+
+
+def test_what_a_store_lacks_is_left_out_of_the_way_to_it(several: TestClient) -> None:
+    """A list in the order of scores leads to a store without any: in its own order."""
+    page = several.get("/features?sort=explanation_score&desc=1&explanation=m").text
+    assert links(page)["said-2"] == "/features?index=features&explanation=m&by=said-2"
+    for href in links(page).values():
+        assert several.get(href or "/features").status_code == 200
+
+
+def test_a_features_page_keeps_the_store(several: TestClient) -> None:
+    row = listed(several, by="said-2", explanation="later")["rows"][1]
+    data = several.get(row["href"].replace("?", ".json?", 1)).json()
+    assert [each["text"] for each in data["explanations"]] == ["later 5"]
+    for side, feature in (("previous", 3), ("next", 6)):
+        beside = several.get(data[side].replace("?", ".json?", 1)).json()
+        assert [each["text"] for each in beside["explanations"]] == [f"later {feature}"]
+    page = several.get("/features/3?index=features&by=said-2").text
+    assert "later 3" in page
+    assert "March" not in page
+    assert links(page) == {"said": "/features/3?index=features&by=said", "said-2": ""}
+    addresses = {html.unescape(each) for each in re.findall(r'(?:href|data-link|data-source)="(/features[^"]*)"', page)}
+    kept = {each for each in addresses if "by=said-2" in each}
+    assert {each.split("?")[0] for each in kept} == {
+        f"/features{path}" for path in ("", "/2", "/3", "/4", "/3.json", "/3/neighbours.json")
+    }
+    near = several.get("/features/3/neighbours.json?index=features&by=said-2").json()["neighbours"]
+    assert near
+    assert all(each["href"].endswith("&by=said-2") for each in near)
+    plain = html.unescape(several.get("/features/3").text)
+    assert "March" in plain
+    assert links(plain)["said-2"] == "/features/3?index=features&by=said-2"
+
+
+def test_one_file_has_the_first_store_and_names_the_others(run_of_several: Path, tmp_path: Path) -> None:
+    file = File(export(run_of_several, tmp_path / "run.html", features=WIDTH))
+    for name in ("/features features", "/features/3 features"):
+        assert links(file.pages[name]) == {"said": ""}
+        assert "<bdi>said-2</bdi>" in file.pages[name]
+        assert "/features?index=features&by" not in html.unescape(file.pages[name])
 
 
 def test_they_are_among_the_runs_artifacts(client: TestClient) -> None:

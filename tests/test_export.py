@@ -90,6 +90,7 @@ KEYS = {
     "features": ("index",),
     "token": ("index", "q"),
     "compare": ("grid", "a", "b"),
+    "mcs": ("grid", "a"),
     "splitting": ("grid", "members", "level"),
     "atlas": ("grid", "members", "codes"),
 }
@@ -99,6 +100,7 @@ def of_app(client: TestClient, name: str, twin: bool = False, **more: Any) -> An
     """What the app answers for a page of the file."""
     path, *of = name.split(" ")
     query = dict(zip(KEYS.get(path.split("/")[1], ()), map(unquote, of), strict=True))
+    query |= {"others": "all"} if path == "/mcs" else {}  # as the file has it
     where = ("/runs" if path == "/" else path) + ".json" if twin else path
     answer = client.get(address(where, **query, **more))
     assert answer.status_code == 200, name
@@ -150,7 +152,7 @@ def client(run: Path) -> Iterator[TestClient]:
 
 
 def test_every_page_is_there(file: File) -> None:
-    names = ["/", "/circuits", "/search", "/mcs", "/review"]
+    names = ["/", "/circuits", "/search", "/review", "/mcs dictionaries 0", "/mcs dictionaries 1", "/mcs widths 0"]
     for name, members in (("dictionaries", 2), ("widths", 3)):
         names += [f"/grid {name}", *(f"/grid/{member} {name}" for member in range(members)), f"/atlas {name} all no"]
         names += [f"/compare {name} {a} {b}" for a in range(members) for b in range(members) if a != b]
@@ -164,8 +166,12 @@ def test_every_page_is_there(file: File) -> None:
     menu = re.findall(r'<a href="#(/[^"]*)"', file.shell.split("<nav", 1)[1].split("</nav>")[0])
     assert menu == ["/", "/grid", "/features", "/compare", "/circuits", "/review"]
     also = re.findall(r'data-page="([^"]*)"(?: data-index="[^"]*")? data-also="([^"]*)"', file.text)
-    beginnings = {"dictionaries": "1 0", "widths": "0 1"}  # the chosen member and its equal of another seed; the first
-    assert also == [(f"/compare {name} {pair}", f"/compare {name}") for name, pair in beginnings.items()]
+    first = {"dictionaries": ("1 0", "1"), "widths": ("0 1", "0")}  # the chosen member, its equal of another seed
+    assert also == [
+        (f"{path} {name} {place}", f"{path} {name}")
+        for name, places in first.items()
+        for path, place in zip(("/compare", "/mcs"), places, strict=True)
+    ]
 
 
 # What the app shows and the file does not, and the other way round, by a piece of the line.
@@ -174,6 +180,7 @@ ONLY_APP = {
     "/features ": ('action="/search"', "strongest in a text", "<button>Search</button>", "not-made", "<code>monosemy"),
     "/grid/": ('<section id="lab"',),
     "/compare ": ('id="tools"', "/mcs?"),
+    "/mcs ": ("<form", "</form>", "<label", "</select></label>", "<option", "<button>", 'id="tools"'),
     "/": ("what the folder held when the server was started",),
 }
 ONLY_FILE = {
@@ -181,6 +188,7 @@ ONLY_FILE = {
     "/features ": ("have their page in this file",),
     "/grid/": ("need the model",),
     "/compare ": ("are in this file",),
+    "/mcs ": ("This file has the MCS table", "also here", '<a href="/mcs?grid=', "features of<b"),
     "/splitting ": ("This file has",),
     "/atlas ": ("This file has",),
 }
@@ -188,7 +196,7 @@ ONLY_FILE = {
 
 def test_every_page_is_that_of_the_app(file: File, client: TestClient) -> None:
     for name, text in file.pages.items():
-        if name in ("/review", "/circuits", "/search", "/mcs"):
+        if name in ("/review", "/circuits", "/search"):
             continue
         mine, its = lines_of(text), lines_of(of_app(client, name))
         assert len(its & mine) > 4
@@ -290,7 +298,7 @@ def test_the_most_frequent_tokens_have_their_page(file: File, run: Path) -> None
 
 def test_rows_of_comparisons_are_all_those_of_the_app(file: File, client: TestClient) -> None:
     for name, text in file.pages.items():
-        if not name.startswith(("/compare", "/splitting", "/atlas")):
+        if not name.startswith(("/compare", "/mcs", "/splitting", "/atlas")):
             continue
         its = of_app(client, name, twin=True)
         if not its["rows"]:
@@ -299,7 +307,9 @@ def test_rows_of_comparisons_are_all_those_of_the_app(file: File, client: TestCl
         rows = block(text, "id", "rows-data")
         assert f'aria-label="{rows["table"]}"' in text
         assert f"{its['total']} {rows['noun']}" in text
-        if "columns" in rows:
+        if name.startswith("/mcs"):
+            assert_columns_of_the_table(rows, its, text)
+        elif "columns" in rows:
             assert rows["columns"] == {key: [row[key] for row in its["rows"]] for key in rows["columns"]}
             heads = set(re.findall(r'<th scope="col" class="(\w+)"[^>]*><a', text))
             assert heads == set(rows["columns"])
@@ -309,6 +319,56 @@ def test_rows_of_comparisons_are_all_those_of_the_app(file: File, client: TestCl
         else:
             held = [[[own["tag"], own["member"]] for own in row["features"] if own] for row in its["rows"]]
             assert rows["marks"] == held
+
+
+def assert_columns_of_the_table(rows: dict[str, Any], its: dict[str, Any], text: str) -> None:
+    """Every heading that leads somewhere has the column that it sorts by; numbers of features go up at first."""
+    heads = re.findall(r'<th scope="col" class="([^"]+)"[^>]*><a href="([^"]*)"', text)
+    assert [head for head, _ in heads] == list(rows["columns"])
+    per_other = ("mcs", "nearest", "one_to_one", "partner")
+    for place, other in enumerate(its["others"]):
+        for key in per_other:
+            held = rows["columns"][f"{key}-{other['member']}"]
+            assert held == [row["matches"][place][key] for row in its["rows"]]
+    for key in ("id", "count", "dead", "density", "max", "meaningful"):
+        assert rows["columns"][key] == [row[key] for row in its["rows"]]
+    assert rows["sort"] == its["sort"]
+    assert set(rows["rising"]) == {head for head, _ in heads if head == "id" or head.startswith(("nearest", "partner"))}
+    for head, href in heads:
+        if head != its["sort"]:
+            assert f"desc={int(head not in rows['rising'])}" in href
+
+
+def test_an_mcs_table_is_in_the_file_as_in_the_app(file: File, client: TestClient) -> None:
+    """With what an index says where there is one, and without what only the server has."""
+    page = html.unescape(file.pages["/mcs dictionaries 1"])
+    its = client.get("/mcs.json?grid=dictionaries&a=1&others=all").json()
+    assert its["words"][0] in page
+    row = next(row for row in its["rows"] if row["example"] and row["dead"] is False)
+    assert f'title="{row["matches"][0]["mcs"]}"' in page
+    assert row["example"] in page
+    assert f'href="#/features/{row["id"]}?index=features-1"' in page
+    assert "This file has the MCS table of members 0, 1 beside all others." in page
+    assert "download" not in page
+    assert "<form" not in page
+    assert '<a href="#/mcs?grid=widths">' in page
+    bare = block(file.pages["/mcs widths 0"], "id", "rows-data")["columns"]
+    assert set(bare["density"]) == {None}
+    assert {"mcs-1", "partner-2"} <= bare.keys()
+
+
+def test_mcs_tables_are_bounded(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monosemy.app.export_across.BESIDE", 1)
+    monkeypatch.setattr("monosemy.app.export_across.TABLES", 1)
+    file = File(export(run, tmp_path / "x.html", features=2))
+    assert [name for name in file.pages if name.startswith("/mcs")] == ["/mcs dictionaries 1", "/mcs widths 0"]
+    rows = block(file.pages["/mcs widths 0"], "id", "rows-data")
+    assert {name for name in rows["columns"] if name.startswith("mcs-")} == {"mcs-1"}
+    assert "one of 2 others: its equal of another seed, if there is one" in file.pages["/mcs widths 0"]
+    monkeypatch.setattr("monosemy.app.export_across.COSINES", 24 * 24 - 1)
+    file = File(export(run, tmp_path / "x.html", features=2))
+    assert "It takes 576 cosines" in file.pages["/mcs dictionaries"]
+    assert "rows-data" in file.pages["/mcs widths 0"]
 
 
 def test_trees_of_any_depth_can_be_made(file: File, client: TestClient) -> None:
@@ -378,7 +438,6 @@ def test_pairs_are_told_in_words() -> None:
 
 
 def test_what_needs_the_model_says_so(file: File) -> None:
-    assert "the server's: monosemy serve run." in html.unescape(file.pages["/mcs"])
     for name in ("/circuits", "/search"):
         assert "which is not in this file. With it: monosemy serve run." in file.pages[name]
     assert "Live analyses" in file.pages[f"/features/{file.features('features')[0]} features"]

@@ -13,6 +13,8 @@ from typing import ClassVar, cast
 import pytest
 import torch
 from feature_worlds import SITE, TableModel, grid, token_store, whole_number_dictionary
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
 
 from monosemy.analysis.chart import Bars, Chart, Curve, Heat, Histogram, Points, chart_of, figure_of, visible
 from monosemy.analysis.index import features
@@ -128,7 +130,14 @@ class Tried(Result):
         """Every mark."""
         return [
             Chart(
-                "bars", "t", "x", "y", [Bars([" a", "$\n"], [1.0, None], "one"), Bars([" a", "$\n"], [2.0, 3.0], "two")]
+                "bars",
+                "t",
+                "x",
+                "y",
+                [
+                    Bars([" a", "$\n"], [1.0, None], "one"),
+                    Bars([" a", "$\n"], [2.0, 3.0], "two", [1.5, None], [4.0, None]),
+                ],
             ),
             Chart("curves", "t", "x", "y", [Curve([1, 2], [1, None], low=[0, 0], high=[2, 2])], log_x=True),
             Chart("rest", "t", "x", "y", [Points([1], [2]), Histogram([0, 1, 2], [3, 4])]),
@@ -151,6 +160,13 @@ def test_a_result_saves_its_numbers_its_table_and_its_pictures(tmp_path: Path) -
     axes = result.plot(0).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["␣a", "$⏎"]
     assert axes.patches[0].get_extents().height > 0
+    (whiskers,) = [each for each in axes.collections if isinstance(each, LineCollection)]  # of the second bars alone
+    first, second = whiskers.get_segments()
+    bar = axes.patches[2]
+    assert isinstance(bar, Rectangle)
+    assert first[:, 0].tolist() == pytest.approx([bar.get_x() + bar.get_width() / 2] * 2)
+    assert first[:, 1].tolist() == [1.5, 4.0]
+    assert not second.size  # there is no interval
     assert figure_of(result.charts()[1]).axes[0].get_xscale() == "log"
 
 

@@ -109,7 +109,8 @@ def test_every_analysis_reaches_the_other_grids_of_a_run(
 def test_labels_of_ones_own_texts(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "labelled.tsv"
     ends = {"dog": "He had a big dog.", "cat": "She saw the cat", "sun": "The sun was hot!"}
-    starts = ("One day", "Then", "In the park", "Tom said so", "Lily and Ben", "At home", "Mom was glad", "It was fun")
+    starts = ("One day", "Then", "In the park", "Tom said so", "Lily and Ben", "At home", "Mom was glad", "It was fun",
+              "It rained", "Tim ran", "Sue sat down", "They went out", "So it was", "Mia saw it")  # fmt: skip
     texts = [(label, f"{start}. {end}") for label, end in ends.items() for start in starts]
     source.write_text("\n".join("\t".join(pair) for pair in texts))
     words = ["analyse", "probe-labels", str(run), "--from", str(source), "--ks", "1", "2"]

@@ -20,8 +20,9 @@ from monosemy.analysis.chart import Bars
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.index import features
 from monosemy.analysis.lab import Batch, Lab
-from monosemy.analysis.mcs_table import Match, McsRow, McsTable, mcs_table
+from monosemy.analysis.mcs_table import McsTable, mcs_table
 from monosemy.analysis.meaning_bars import Bands, Bar, Place, agreement
+from monosemy.analysis.meaning_by_mcs import Group, chart_of_shares, equal_groups
 from monosemy.analysis.result import Table
 from monosemy.analysis.spreadsheet import xlsx
 from monosemy.dictionaries.relu import ReluDictionary
@@ -161,7 +162,10 @@ def test_rare_features_are_counted_apart_from_the_dead(
     assert rare != counts.count(0)
 
 
-def test_shares_count_living_features_on_either_side_of_low(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:
+def test_shares_count_living_features_on_either_side_of_low(
+    made: tuple[DictionaryStore, FeatureIndex, Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monosemy.analysis.meaning_by_mcs.FEWEST", 3)
     opened, index, lab = made
     values = sorted(max(m.mcs for m in row.matches) for row in mcs_table((opened, 0), [(opened, 1)]).rows)
     found = mcs_table((opened, 0), [(opened, 1)], lab=lab, low=values[4])
@@ -176,11 +180,30 @@ def test_shares_count_living_features_on_either_side_of_low(made: tuple[Dictiona
         assert share.low <= share.share == share.count / share.total <= share.high
     assert found.controls is not None
     assert found.rows[0].meaningful is False  # dead
+    assert_groups_hold_their_shares(found, index, lab)
     bare = mcs_table((opened, 0), [(opened, 1)])
+    assert (bare.by_mcs, len(bare.charts())) == ((), 1)
     assert {bare.meaningful_share_all, bare.meaningful_share, bare.meaningful_share_high, bare.controls} == {None}
     assert bare.rows[0].dead is bare.rows[0].count is bare.n_rare is None
     assert bare.rows[0].example is None
     assert mcs_table((opened, 0), [(opened, 1)], index=index, lab=lab, low=-2).meaningful_share == Share.of(0, 0)
+
+
+def assert_groups_hold_their_shares(found: McsTable, index: FeatureIndex, lab: Lab) -> None:
+    """Each group's share is that of the rule, with the interval that holds its bars' chance; the chart shows both."""
+    bands, _ = meaning.bands_of(lab, index)
+    living = sorted((row.matches[0].mcs, row.feature) for row in found.rows if not row.dead)
+    assert len(living) == 7
+    for number, (group, part) in enumerate(zip(found.by_mcs, (living[:3], living[3:]), strict=True)):
+        seen = meaning.looked_at(lab, index, bands, [feature for _, feature in part])
+        assert group == Group(part[0][0], part[-1][0], bands.share(seen, "mcs", number))
+        assert group.share.count == sum(found.rows[feature].meaningful is True for _, feature in part)
+    (bars,) = found.charts()[1].marks
+    assert isinstance(bars, Bars)
+    assert list(bars.labels) == [f"{group.low:.2f} to {group.high:.2f} ({group.share.total})" for group in found.by_mcs]
+    told = [(group.share.share, group.share.low, group.share.high) for group in found.by_mcs]
+    assert list(zip(bars.values, bars.low, bars.high, strict=True)) == told
+    assert all(low is not None and high is not None and low < high for _, low, high in told)
 
 
 def test_it_sorts_saves_and_opens_as_a_spreadsheet(
@@ -189,6 +212,7 @@ def test_it_sorts_saves_and_opens_as_a_spreadsheet(
     opened, index, _ = made
     found: McsTable = mcs_table((opened, 0), [(opened, 2)], index=index)
     ordered = [row[1] for row in found.sorted_by("mcs").rows]
+    assert found.sorted_by("mcs").rows == found.ordered("mcs").table().rows
     assert ordered == sorted(ordered, reverse=True)
     partners = [row[4] for row in found.sorted_by("partner", descending=False).rows]
     assert partners == [0, 1, 2, 3, 4, None, None, None, None]
@@ -207,30 +231,33 @@ def test_it_sorts_saves_and_opens_as_a_spreadsheet(
     assert sum(mark.counts) == 9
 
 
-@pytest.mark.parametrize("count", [1, 19, 43, 344])
-def test_bars_of_what_looks_meaningful_are_of_equal_numbers(count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 19, 43, 344])
+def test_groups_by_mcs_are_of_equal_numbers(count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     values = (1 - torch.rand(count, generator=generator) ** 4).tolist()  # crowded at the top, as MCS are
-    sound = (torch.rand(count, generator=generator) < 0.4).tolist()
-    rows = [
-        McsRow(place, (Match(mcs, 0, None, None), Match(0.0, 0, None, None)), 20, False, 0.1, 1.0, said, None)
-        for place, (mcs, said) in enumerate(zip(values, sound, strict=True))
-    ]
-    dead = McsRow(count, (Match(0.5, 0, None, None),) * 2, 0, True, 0.0, 0.0, False, None)
-    found = McsTable("a", ("b", "c"), (*rows, dead), 0.9, 0, 1, None, None, None, None)
-    (bars,) = found.charts()[1].marks
+    groups = equal_groups(values)
+    numbers = [len(group) for group in groups]
+    assert [values[place] for group in groups for place in group] == sorted(values)
+    assert len(numbers) == {0: 0, 1: 1, 19: 1, 43: 2, 344: 8}[count]
+    assert not numbers or max(numbers) - min(numbers) <= 1
+
+
+@pytest.mark.parametrize(
+    ("edges", "labels"),
+    [
+        ([(0.1, 0.5), (0.6, 1.0)], ["0.10 to 0.50 (4)", "0.60 to 1.00 (4)"]),
+        ([(0.2, 0.9981), (0.9983, 0.9991), (0.9992, 0.9998)], ["0.200 to 0.998", "0.998 to 0.999", "0.999 to 1.000"]),
+        ([(0.2, 0.9976), (0.9977, 0.9983)], ["0.2000 to 0.9976", "0.9977 to 0.9983"]),
+        ([(0.991, 0.991), (0.994, 0.994)], ["0.991 to 0.991", "0.994 to 0.994"]),
+        ([(1.0, 1.0), (1.0, 1.0)], ["1.00 to 1.00", "1.00 to 1.00"]),  # truly the same
+        ([], []),
+    ],
+)
+def test_bars_by_mcs_can_be_told_apart(edges: list[tuple[float, float]], labels: list[str]) -> None:
+    share = Share.of(1, 4)
+    bars = chart_of_shares([Group(low, high, share) for low, high in edges]).marks[0]
     assert isinstance(bars, Bars)
-    numbers = [int(label.split("(")[1].rstrip(")")) for label in bars.labels]
-    assert sum(numbers) == count
-    assert max(numbers) - min(numbers) <= 1
-    assert len(numbers) <= 8
-    assert min(numbers) >= min(20, count)
-    order, start = sorted(zip(values, sound, strict=True)), 0
-    for number, label, share in zip(numbers, bars.labels, bars.values, strict=True):
-        part = order[start : start + number]
-        assert label == f"{part[0][0]:.2f} to {part[-1][0]:.2f} ({number})"
-        assert share == pytest.approx(sum(said for _, said in part) / number)
-        start += number
+    assert list(bars.labels) == [label if "(" in label else f"{label} (4)" for label in labels]
 
 
 def test_what_does_not_fit_is_refused(made: tuple[DictionaryStore, FeatureIndex, Lab]) -> None:

@@ -87,7 +87,7 @@ def test_averaging_changes_little_where_training_has_settled(name: str) -> None:
     found = []
     for ema in (0.0, 0.95):
         dials = taken(name, width=N, k=3, l1=0.05, batch=B, lr=1e-2, ema=ema)
-        dictionary = fit(X, steps=400, device="cpu", **dials)
+        dictionary = fit(X, steps=240, device="cpu", **dials)
         torch.testing.assert_close(dictionary.W_dec_ND.norm(dim=1), torch.ones(N))
         found.append(fidelity(dictionary, X))
     assert found[1]["fvu"] == pytest.approx(found[0]["fvu"], rel=0.1, abs=0.03)
@@ -195,7 +195,7 @@ def test_a_failed_member_is_scored_but_never_chosen(tmp_path: Path) -> None:
     assert scores.rows[1]["failure"] == made.members[1]["failure"]
     assert scores.rows[1]["failed"] == made.members[1]["training"]["failed"]
     line = capture(print_scores, scores.rows, scores.chosen).splitlines()[2]
-    assert line.split() == ["1", "gated", "12", "0.2", "0", *f"failed at step {scores.rows[1]['failed']}".split()]
+    assert line.split() == ["1", "gated", "12", "0.1", "0", *f"failed at step {scores.rows[1]['failed']}".split()]
 
 
 def capture(show: Any, *arguments: Any) -> str:

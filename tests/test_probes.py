@@ -16,11 +16,22 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_
 from monosemy.analysis import moments as moments_module
 from monosemy.analysis import probes as probes_module
 from monosemy.analysis.lab import Lab
-from monosemy.analysis.logistic import RIDGE, Scores, f1_cut, fitted, held_out, interval_of, telling_columns
+from monosemy.analysis.logistic import (
+    FEWEST,
+    RIDGE,
+    Scores,
+    f1_cut,
+    fitted,
+    held_out,
+    interval_of,
+    rows_of_one,
+    telling_columns,
+)
 from monosemy.analysis.probes import k_sparse_probe
 from monosemy.analysis.probing import probe_labels
 from monosemy.dictionaries.relu import ReluDictionary
 from monosemy.dictionaries.topk import TopKDictionary
+from monosemy.metrics.interval import Share
 from monosemy.models.language_model import LanguageModel
 from monosemy.runtime import UsageError
 
@@ -83,15 +94,17 @@ def test_groups_are_held_out_whole_and_alike() -> None:
     assert not torch.equal(test, held_out(group, positive, seed=1, what="document"))
     one = torch.zeros(400, dtype=torch.bool)
     one[3] = True
-    with pytest.raises(UsageError, match="nothing positive is left for the test: 1 of 40 documents"):
+    with pytest.raises(UsageError, match="1 documents with a positive are left for training and 0 for the test"):
         held_out(group, one, 0, "document")
-    with pytest.raises(UsageError, match="nothing negative"):
+    with pytest.raises(UsageError, match=r"0 documents with a negative .* give 14 different ones of either kind"):
         held_out(group, torch.ones(400, dtype=torch.bool), 0, "document")
-    with pytest.raises(UsageError, match="nothing positive"):
+    with pytest.raises(UsageError, match="0 documents with a positive"):
         held_out(group, torch.zeros(400, dtype=torch.bool), 0, "document")
-    two = one.clone()
-    two[13] = True
-    assert int(held_out(group, two, 0, "document")[two].sum()) == 1
+    few = torch.arange(400) % 10 == 3
+    with pytest.raises(UsageError, match="8 documents with a positive are left for training and 3 for the test"):
+        held_out(group, few & (group < 7 * 11), 0, "document")
+    assert int(held_out(group, few & (group < 7 * 12), 0, "document")[few & (group < 7 * 12)].sum()) == FEWEST
+    assert Share.of(FEWEST, FEWEST).low > 0.5 > Share.of(FEWEST - 1, FEWEST - 1).low  # type: ignore[operator]
 
 
 def test_scores_are_scikit_learns_and_intervals_are_of_groups() -> None:
@@ -120,6 +133,44 @@ def test_scores_are_scikit_learns_and_intervals_are_of_groups() -> None:
     never = torch.zeros(600, dtype=torch.bool)
     assert float(scores.f1(never)[0]) == 0
     assert float(scores.balanced_accuracy(never)[0]) == 0.5
+
+
+@pytest.mark.parametrize(("n", "right"), [(4, 4), (20, 20), (20, 18), (100, 60)])
+def test_intervals_of_independent_texts_are_agresti_and_caffos(n: int, right: int) -> None:
+    """Balanced accuracy is (1 + p − q) / 2 of two shares: two successes and failures more than were seen."""
+    positive = torch.arange(2 * n) < n
+    scores = Scores(torch.arange(2 * n), positive)
+    said = torch.where(torch.arange(2 * n) % n < right, positive, ~positive)
+    found = interval_of(scores.balanced_accuracy(said))
+    share = (right + 1) / (n + 2)
+    half = 1.96 * (2 * share * (1 - share) / (n + 2)) ** 0.5 / 2
+    assert found.low == pytest.approx(share - half, abs=0.04)
+    assert found.high == pytest.approx(min(1, max(share + half, right / n)), abs=0.04)
+    assert found.value == right / n
+    alike = scores.balanced_accuracy(said) - scores.balanced_accuracy(said, other=True)
+    difference = interval_of(alike)  # Bonett and Price: one text more told by each of the two alone
+    half = 1.96 * (2 * 2 / (n + 2) / (n + 2)) ** 0.5 / 2
+    assert difference.low == pytest.approx(-half, abs=0.06)
+    assert difference.high == pytest.approx(half, abs=0.06)
+
+
+@pytest.mark.parametrize(("n", "truth"), [(4, 0.9), (10, 0.97), (30, 0.9)])
+def test_intervals_hold_the_truth_as_often_as_they_say(n: int, truth: float) -> None:
+    random, positive = np.random.default_rng(n), torch.arange(2 * n) < n
+    scores, held = Scores(torch.arange(2 * n), positive), []
+    for _ in range(200):
+        said = [torch.from_numpy(random.random(2 * n) < share) == positive for share in (truth, truth - 0.1)]
+        own, other = (scores.balanced_accuracy(each, bool(place)) for place, each in enumerate(said))
+        intervals = (interval_of(own), truth), (interval_of(own - other), 0.1), (interval_of(scores.f1(said[0])), truth)
+        held.append([each.low - 1e-9 <= value <= each.high + 1e-9 for each, value in intervals])
+    assert np.mean(held, axis=0).min() > 0.9
+
+
+def test_rows_of_one_document_count_as_far_as_their_errors_keep_together() -> None:
+    whole, none = torch.tensor([5.0, 5, 0, 5]), torch.zeros(4)
+    assert rows_of_one(whole, none) == rows_of_one(none, whole) == 5  # a document of another class is none of this one
+    assert rows_of_one(torch.tensor([5.0, 5, 0, 0]), torch.tensor([0.0, 0, 5, 5])) == 5
+    assert rows_of_one(torch.tensor([4.0, 4, 4, 4]), torch.tensor([1.0, 1, 1, 1])) == 1
 
 
 def test_probes_of_features_whose_neurons_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +284,7 @@ def test_f1_is_that_at_the_features_own_frequency(tmp_path: Path, monkeypatch: p
 
 
 def test_probes_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    lab = gaussian_lab(tmp_path, [60] * 12)
+    lab = gaussian_lab(tmp_path, [60] * 40)
     for feature, options, why in (
         (DEAD, {}, "fires never"), (6, {}, "from 0 to 5"), (COPY, {"ks": (0,)}, "from 1 to 40"),
         (COPY, {"ks": (D_IN + 1,)}, "from 1 to 40"), (COPY, {"ks": ()}, "from 1 to 40"),
@@ -342,23 +393,24 @@ def test_texts_are_pooled_alike_in_any_batch_and_copies_stay_together(
 
 
 def test_labels_that_cannot_be_probed_are_refused(tmp_path: Path) -> None:
-    lab, (texts, labels) = letter_lab(tmp_path), labelled_texts(30)
+    lab, (texts, labels) = letter_lab(tmp_path), labelled_texts(42)
     bos = lab.tokens.edges.bos
     assert bos is not None
     for given, options, why in (
-        ((texts, labels[1:]), {}, "30 `texts` and 29 `labels`"),
-        ((texts, [0] * 30), {}, "1 values"),
-        ((texts, list(range(30))), {}, "one at a time, with `positive`"),
+        ((texts, labels[1:]), {}, "42 `texts` and 41 `labels`"),
+        ((texts, [0] * 42), {}, "1 values"),
+        ((texts, list(range(42))), {}, "one at a time, with `positive`"),
         ((texts, labels), {"pooling": "last"}, "must be one of max, mean"),
         ((texts, labels), {"ks": (0,)}, "at least 1"),
         (([*texts[:-1], ""], labels), {}, "no tokens"),
-        (([*texts[:-1], [bos]], labels), {}, "number 29 is BOS alone"),
-        ((texts, [True] + [False] * 29), {}, "nothing positive is left"),
+        (([*texts[:-1], [bos]], labels), {}, "number 41 is BOS alone"),
+        ((texts, [True] + [False] * 41), {}, "0 for the test"),
+        ((texts[:8], labels[:8]), {}, "of which a probe needs 4 or more; give 14 different ones of either kind"),
     ):
         with pytest.raises(UsageError, match=why):
             probe_labels(lab, *cast(Any, given), **cast(Any, options))
     competing = TopKDictionary(lab.dictionary.tensors, {"k": 2})
-    assert probe_labels(Lab(lab.model, competing, SITE, lab.tokens, True), texts, labels, (1,)).n_test[0] == 3
+    assert probe_labels(Lab(lab.model, competing, SITE, lab.tokens, True), texts, labels, (1,)).n_test[0] == 4
 
 
 def test_a_dictionary_of_whole_numbers_with_ties_is_probed(tmp_path: Path) -> None:

@@ -171,6 +171,10 @@ def test_requests_that_cannot_be_met(client: TestClient) -> None:
     for path in ("/review/99.json", "/api/reviews/99/table.csv", f"/api/reviews/{number}/features/{outside}",
                  f"/api/reviews/{number}/agreement?a=Ada&b=Bo", "/api/reviews/99/features/0"):  # fmt: skip
         assert client.get(path).status_code == 404, path
+    for large in (2**63 - 1, 2**63, 10**20 - 1):  # the second is more than SQLite takes
+        for path in (f"/review/{large}", f"/review/{large}.json", f"/api/reviews/{large}/table.csv",
+                     f"/api/reviews/{large}/agreement", f"/api/reviews/{large}/features/0"):  # fmt: skip
+            assert client.get(path).status_code == 404, path
     for changes in (
         {"index": "../../etc"},
         {"rule": "best"},

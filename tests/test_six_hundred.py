@@ -28,7 +28,7 @@ from monosemy.report.study import StudyPage, shown
 from monosemy.runtime import UsageError
 from monosemy.studies import six_hundred, six_hundred_case
 from monosemy.studies.six_hundred import SixHundredSettings, six_hundred_features
-from monosemy.studies.six_hundred_pages import in_words
+from monosemy.studies.six_hundred_pages import by_mcs_in_words, in_words
 
 CASE = (
     "context",
@@ -296,3 +296,15 @@ def test_random_directions_of_any_density_pass_about_by_chance(lab: Lab) -> None
     assert held.random.low is not None
     assert held.random.high is not None
     assert held.random.low < meaning_bars.CHANCE < held.random.high
+
+
+def test_how_the_share_goes_with_mcs_is_said_in_words() -> None:
+    shares = [{"count": count, "total": 8, "share": count / 8, "low": 0.1, "high": 0.9} for count in (1, 3, 6)]
+    groups = [
+        {"low": low, "high": low + 0.2, "share": share} for low, share in zip((0, 0.5, 0.75), shares, strict=True)
+    ]
+    assert by_mcs_in_words(groups) == (
+        "In 3 groups of equal number by their larger MCS, the share goes from 1 of 8 (12.5%, 10.0% to 90.0%), "
+        "MCS up to 0.200, to 6 of 8 (75.0%, 10.0% to 90.0%), MCS from 0.750."
+    )
+    assert by_mcs_in_words(groups[:1]) == by_mcs_in_words([]) == ""

@@ -18,6 +18,7 @@ from monosemy.data.tokens import tokenize
 from monosemy.metrics.recovery import mmcs_to_truth
 from monosemy.metrics.scoring import agreement_of, fidelity_of
 from monosemy.metrics.selection import advise
+from monosemy.report.study import StudyPage
 from monosemy.runtime import UsageError
 from monosemy.studies import dynamics as s3
 from monosemy.studies import superposition as s4
@@ -97,12 +98,13 @@ def test_a_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             s4.superposition(tmp_path, settings, TINY)
     made = load(tmp_path / "grid" / "dictionaries")
+    monkeypatch.setattr(StudyPage, "figure", lambda *_, **__: None)  # they are drawn for `study`
     s4.superposition(tmp_path, settings, TINY)
     assert load(tmp_path / "grid" / "dictionaries").manifest == made.manifest
     assert (tmp_path / "denoising.html").exists()
 
 
-def test_dynamics_makes_every_figure_and_goes_on(tmp_path: Path) -> None:
+def test_dynamics_makes_every_figure_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scale = s3.Scale(
         rows=256, epochs=4, frame_every=2, worlds=2, high_width=48, high_steps=60, seeds=(0, 1), look_every=20,
         high=WorldSettings(d_in=8, features=12, l0=1.0), resample={"resample_every": 15, "dead_after": 10},
@@ -119,6 +121,7 @@ def test_dynamics_makes_every_figure_and_goes_on(tmp_path: Path) -> None:
     assert list(course) == list(s3.REMEDIES)
     assert {path.stem for path in figures.glob("*.svg")} >= {"step-data", "matrix-mmcs-truth", "firing-6", "baselines"}
     before = page.read_text()
+    monkeypatch.setattr(StudyPage, "animation", lambda *_, **__: None)  # they are on another page
     assert s3.dynamics(tmp_path, s3.DynamicsSettings(), scale).read_text() == before
 
 

@@ -163,11 +163,11 @@ def test_widths_and_variants_can_be_mixed_in_one_pass() -> None:
 
 def test_the_shortest_request_follows_from_what_it_says() -> None:
     """Nothing: the default kind with its usual L1. Only l1: ReLU. Only k: TopK. k follows from the width."""
-    [plain] = grid(settings_from(width=256), d_in=D)
-    assert (plain.variant, plain.k, plain.l1) == (DEFAULT_VARIANT, None, 0.2)
-    [relu] = grid(settings_from(width=256, variant="relu"), d_in=D)
+    [plain] = grid(settings_from(width=256, steps=500), d_in=D)
+    assert (plain.variant, plain.k, plain.l1) == (DEFAULT_VARIANT, None, 0.1)
+    [relu] = grid(settings_from(width=256, variant="relu", steps=500), d_in=D)
     assert (relu.l1, relu.lr) == (0.06, 0.02)
-    [topk] = grid(settings_from(width=2048, variant="topk", batch=256, steps=1600), d_in=D)
+    [topk] = grid(settings_from(width=2048, variant="topk", batch=256, steps=500), d_in=D)
     assert (topk.k, topk.lr) == (32, 0.0025)
     assert plain.lr == 0.04
     assert [default_k(width) for width in (8, 64, 512, 16_384)] == [1, 4, 32, 32]
@@ -201,11 +201,11 @@ def test_default_steps_read_the_rows_four_times_within_bounds() -> None:
 
 
 def test_long_runs_take_lower_rates() -> None:
-    assert default_lr("topk", 512, 1024, 10) == default_lr("topk", 512, 1024, 1600) == pytest.approx(1e-2)
-    assert default_lr("topk", 2048, 256, 6400) == pytest.approx(1e-2 / 8)
-    assert grid(settings_from(variant="topk", width=512, steps=6400), 8)[0].lr == pytest.approx(5e-3)
-    no_steps = settings_from(variant="topk", width=512)
-    assert [grid(no_steps, 8, rows)[0].lr for rows in (None, 1_638_400)] == pytest.approx([1e-2, 5e-3])
+    assert default_lr("topk", 512, 1024, 10) == default_lr("topk", 512, 1024, 500) == pytest.approx(1e-2)
+    assert default_lr("topk", 2048, 256, 2000) == pytest.approx(1e-2 / 8)
+    assert grid(settings_from(variant="topk", width=512, steps=2000), 8)[0].lr == pytest.approx(5e-3)
+    no_steps = settings_from(variant="topk", width=512, batch=2000)  # without an end: 1,000,000 rows
+    assert [grid(no_steps, 8, rows)[0].lr for rows in (None, 1_000_000)] == pytest.approx([1e-2, 5e-3])
 
 
 def test_flat_names_find_their_group() -> None:
@@ -357,14 +357,24 @@ def stores_for(reads: str, folder: Path) -> dict[str, Any]:
     return {"activations": first} | ({"target": second} if reads == "pairs" else {"others": [second]})
 
 
-def test_kill_9_at_several_points_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
-    """One grid with every variant that reads rows, killed twice in the middle of its steps."""
-    store_of(tmp_path / "activations", world(4000)[1])
-    variants = " ".join(name for name, variant in VARIANTS.items() if variant.reads == "rows")
+@pytest.mark.parametrize(
+    ("reads", "options"),
+    [
+        ("rows", "--k 4 --steps 100"),
+        ("pairs", "--target FOLDER/other --k 4 --steps 300"),
+        ("sites", "--others FOLDER/other --steps 300"),
+    ],
+    ids=["rows", "pairs", "sites"],
+)
+def test_kill_9_at_several_points_ends_bit_for_bit_the_same(tmp_path: Path, reads: str, options: str) -> None:
+    """One grid with every variant that reads such rows, killed twice in the middle of its steps."""
+    stores_for(reads, tmp_path)
+    variants = " ".join(name for name, variant in VARIANTS.items() if variant.reads == reads)
+    own = options.replace("FOLDER", str(tmp_path))
 
     def command(out: str) -> str:
         return (
-            f"train {tmp_path}/activations --out {tmp_path}/{out} --variant {variants} --width 32 --k 4 --steps 200 "
+            f"train {tmp_path}/activations --out {tmp_path}/{out} --variant {variants} --width 32 {own} "
             "--batch 128 --remedy auxk --dead-after 20 --clip 1 --ema 0.9"
         )
 

@@ -40,6 +40,7 @@ def test_a_scan_counts_as_people_do() -> None:
     assert words.of_scan({}, scan(1, 1, 1, 10, "alone")) == [
         "1 token increases it, 1 decreases it, 1 leaves it unchanged.", "So far: 3 of 10 tokens.", none
     ]  # fmt: skip
+    assert words.of_scan({}, scan(1, 0, 0, 1, "replace"))[1] == "As the text stands, its code at the last token is 0.5."
     filtered = replace(scan(1, 0, 0, 1), n_implausible=300, plausible=0.001)
     assert words.of_scan({}, filtered)[1:] == [
         base, none, "Left out, as the model gives them less than 0.001 there: 300 tokens."
@@ -198,13 +199,21 @@ def test_a_label_probe_says_both_ends() -> None:
         {"features": [less, sure], "neurons": [less, less]}, {}, [sure, less], sure, sure, (3, 4), (1, 2),
     )  # fmt: skip
     said = neuron_words.of_labels({}, result)
-    assert said[0].startswith("1 feature tells “b” from “a” with a balanced accuracy of 0.25 (0.12 to 0.50)")
-    assert said[1].startswith("8 features tell “b” from “a” with a balanced accuracy of 0.75 (0.50 to 1.00)")
+    assert said[:2] == [
+        "1 feature tells “b” from “a” with a balanced accuracy of 0.25 (0.12 to 0.50), 0 neurons with "
+        "0.25 (0.12 to 0.50); the difference is 0.75 (0.50 to 1.00).",
+        "2 features tell “b” from “a” with a balanced accuracy of 0.75 (0.50 to 1.00), 0 neurons with "
+        "0.25 (0.12 to 0.50); the difference is 0.25 (0.12 to 0.50).",
+    ]
     assert said[2:] == [
         "All neurons of x together: 0.75 (0.50 to 1.00). Chance is 0.5.",
         "The best features first: 3, 1.",
         "Trained on 7 texts, tested on 3 others.",
     ]
+    more = replace(result, chosen={"features": [3, 1], "neurons": [5, 4, 9, 8, 7, 6, 0, 2, 1]})
+    assert ", 8 neurons with 0.25" in neuron_words.of_labels({}, more)[1]
+    few = replace(result, chosen={"features": [3], "neurons": [5]})  # probes of k = 1 and of k = 8 are the same ones
+    assert neuron_words.of_labels({}, few)[:2] == [said[0].replace("0 neurons", "1 neuron"), said[2]]
 
 
 def test_shares_of_nothing_are_none() -> None:
@@ -247,12 +256,15 @@ def test_a_probe_says_one_neuron_and_the_fewest_that_tell_best() -> None:
     )  # fmt: skip
     assert neuron_words.of_probe({}, result) == [
         "1 neuron tells where it fires with a balanced accuracy of 0.62 (0.50 to 0.75), F1 0.50 (0.50 to 0.50) "
-        "(at the cut that is best in training, at its own frequency); as many at random: 0.50 (0.50 to 0.50).",
+        "(at the cut that is best in training, at its own frequency); 1 at random: 0.50 (0.50 to 0.50).",
         "2 neurons tell where it fires with a balanced accuracy of 0.88 (0.75 to 1.00), F1 0.88 (0.75 to 1.00) "
-        "(at the cut that is best in training, at its own frequency); as many at random: 0.50 (0.50 to 0.50).",
+        "(at the cut that is best in training, at its own frequency); 2 at random: 0.50 (0.50 to 0.50).",
         "The best first: 3, 1. Chance is 0.5.",
         "Trained on 30 tokens on which it fires and 4,000 others, tested on 10 and 900 of other documents.",
     ]
+    fewer = replace(result, ks=[1, 8, 16])  # two tell anything: a probe of 8 has these two
+    assert neuron_words.of_probe({}, fewer)[1].startswith("2 neurons tell where it fires")
+    assert "; 8 at random: 0.50" in neuron_words.of_probe({}, fewer)[1]
     only = replace(result, ks=[1], accuracy=[good], neurons=[])
     told = neuron_words.of_probe({}, only)
     assert len(told) == 3

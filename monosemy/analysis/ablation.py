@@ -109,7 +109,7 @@ class AblationEffect(Result):
         return Table(columns, rows)
 
     def charts(self) -> Sequence[Chart]:
-        """The first text token by token; then the effect against the code, wherever the feature fires."""
+        """The first text token by token, then effects against codes; next tokens only where one follows a firing."""
         first = self.texts[0]
         bars = [Bars(first.tokens, effects.next_token, kind) for kind, effects in _kinds(first)]
         fall = [
@@ -117,14 +117,14 @@ class AblationEffect(Result):
             for kind, effects in _kinds(first)
             for name, values in ((kind, effects.suppressed), (f"{kind}, control", effects.control_suppressed))
         ]
-        names = [kind for kind, _ in _kinds(first)]
-        points = [Points(*_against_code(self.texts, kind), kind) for kind in names]
+        points = [Points(*_against_code(self.texts, kind), kind) for kind, _ in _kinds(first)]
         label, said = "log p after − before", f"without feature {self.feature}"
-        return [
+        charts = [
             Chart("next-token", f"The true next token {said}", "token", label, bars),
             Chart("suppressed", f"The most suppressed token {said}", "token", label, fall),
             Chart("against-code", f"The true next token {said}, by its code", "code", label, points),
         ]
+        return charts if any(y is not None for mark in points for y in mark.y) else charts[1:2]
 
 
 def ablation_effect(

@@ -8,7 +8,7 @@ cluster never takes a second feature of one dictionary.
 Every feature has one tag, the first that fits:
 - dead: it fires on none of the tokens of its dictionary's index, nor on any of the rows (where there are such);
 - absorbed: a twin fires where it is silent, and a more specific feature of its own dictionary instead;
-- universal: its cluster has a feature in every dictionary;
+- universal: it has a twin in every other dictionary;
 - split: in some larger dictionary it has no twin but several children whose codes sum up to its own. The children are
   tagged so as well, unless they are universal;
 - shared: it has a twin somewhere, not everywhere;
@@ -17,11 +17,15 @@ Every feature has one tag, the first that fits:
 A tag is not looked for where nothing could tell of it: dead without rows and index, absorbed without rows, split where
 all widths are equal. Then its count is None, not 0.
 
+Tags follow from a feature's own twins, not from its cluster: what chains of twins join need not be each other's twins,
+and of two twins one may be left out of the other's cluster. How far a cluster goes says the least cosine of any two of
+its features.
+
 What absorbed and split are to the number is said in `atlas_rules.py`.
 Cosines come a block at a time and counts for the pairs that matter only, so 16k × 16k needs no table of that size.
 Left out: twins that only their codes would show.
 
-Shapes: N = width of a dictionary, P twins of a pair of dictionaries.
+Shapes: N = width of a dictionary, P twins of a pair of dictionaries, C clusters, H features of interest.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,7 +65,9 @@ class Atlas(Result):
     looked_for: tuple[tuple[str, ...], ...]
     """For each dictionary the tags that its features could have been given."""
     clusters: tuple[Tensor, ...]
-    """For each dictionary the cluster of each feature, −1 for those without a twin."""
+    """For each dictionary the cluster of each feature, −1 for those in none."""
+    cosine_C: Tensor
+    """For each cluster the least cosine of any two of its features, twins or not."""
     twins: tuple[Twins, ...]
     splits: tuple[Split, ...]
     absorptions: tuple[Absorption, ...]
@@ -126,17 +133,18 @@ def atlas(
     numbers, tried = range(len(sides)), 0 if rows is None else CANDIDATES
     pairs = [pair_of(sides, a, b, threshold, tried) for a in numbers for b in numbers if a < b]
     n_rows, fired = (0, None) if rows is None else watch(sides, pairs, rows, limit)
-    clusters = _clusters([side.width for side in sides], pairs)
+    widths = [side.width for side in sides]
+    clusters = _clusters(widths, pairs)
+    cosine_C = _least_cosines(clusters, [side.directions_ND for side in sides])
     twins = tuple(twin for pair in pairs for twin in twins_of(pair))
     splits = tuple(split for pair in pairs for split in splits_of(pair, rows is not None))
     absorptions = tuple(each for pair in pairs for each in absorptions_of(pair)) if rows is not None else ()
     dead = [_dead(own, None if fired is None else fired[number]) for number, own in enumerate(silent)]
-    tags = _tags(clusters, dead, splits, absorptions)
-    widths = {side.width for side in sides}
-    told = {"split": len(widths) > 1, "absorbed": rows is not None}
+    tags = _tags(widths, dead, twins, splits, absorptions)
+    told = {"split": len(set(widths)) > 1, "absorbed": rows is not None}
     looked = tuple(tuple(tag for tag in TAGS if told.get(tag, tag != "dead" or own is not None)) for own in dead)
     labels = tuple(side.label for side in sides)
-    return Atlas(labels, tags, looked, clusters, twins, splits, absorptions, n_rows)
+    return Atlas(labels, tags, looked, clusters, cosine_C, twins, splits, absorptions, n_rows)
 
 
 def _silent_in(
@@ -193,18 +201,33 @@ def _clusters(widths: Sequence[int], pairs: Sequence[Pair]) -> tuple[Tensor, ...
     return found
 
 
+def _least_cosines(clusters: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
+    """For each cluster over all pairs of its features, `cosine_C`."""
+    cosine_C = torch.ones(1 + max(int(of_N.max()) for of_N in clusters))
+    of_C = [torch.full((len(cosine_C),), -1) for _ in clusters]
+    for feature_C, of_N in zip(of_C, clusters, strict=True):
+        held_H = torch.where(of_N >= 0)[0]
+        feature_C[of_N[held_H]] = held_H
+    for a, b in combinations(range(len(clusters)), 2):
+        both_H = torch.where((of_C[a] >= 0) & (of_C[b] >= 0))[0]
+        a_HD, b_HD = directions[a][of_C[a][both_H]], directions[b][of_C[b][both_H]]
+        cosine_C[both_H] = torch.minimum(cosine_C[both_H], torch.cosine_similarity(a_HD, b_HD))
+    return cosine_C
+
+
 def _tags(
-    clusters: Sequence[Tensor],
+    widths: Sequence[int],
     dead: Sequence[Tensor | None],
+    twins: Sequence[Twins],
     splits: Sequence[Split],
     absorptions: Sequence[Absorption],
 ) -> tuple[tuple[str, ...], ...]:
-    members = Counter(cluster for of_N in clusters for cluster in of_N.tolist() if cluster >= 0)
+    others = Counter(end for each in twins for end in zip(each.dictionaries, each.features, strict=True))
+    by_twins = {0: "orphan", len(widths) - 1: "universal"}
     tags = [
-        ["orphan" if cluster < 0 else "universal" if members[cluster] == len(clusters) else "shared"
-         for cluster in of_N.tolist()]
-        for of_N in clusters
-    ]  # fmt: skip
+        [by_twins.get(others[number, feature], "shared") for feature in range(width)]
+        for number, width in enumerate(widths)
+    ]
     for split in splits:
         parts = [(split.dictionary, split.feature), *((split.into, child) for child in split.children)]
         for number, feature in parts:

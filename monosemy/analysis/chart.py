@@ -23,11 +23,13 @@ Number = float | None
 
 @dataclass(frozen=True)
 class Bars:
-    """One bar a label, along x; for tokens and other names."""
+    """One bar a label, along x; for tokens and other names. `low` and `high`: an interval at each, as a whisker."""
 
     labels: Sequence[str]
     values: Sequence[Number]
     name: str = ""
+    low: Sequence[Number] = ()
+    high: Sequence[Number] = ()
     mark: str = "bars"
 
 
@@ -134,7 +136,12 @@ def _draw(axes: Axes, mark: Mark, colour: str, number: int, count: int) -> None:
 
 def _bars(axes: Axes, mark: Bars, colour: str, number: int, count: int) -> None:
     places, width = np.arange(len(mark.labels)), 0.8 / count
-    axes.bar(places + (number - (count - 1) / 2) * width, _numbers(mark.values), width, color=colour, label=mark.name)
+    middles = places + (number - (count - 1) / 2) * width
+    axes.bar(middles, _numbers(mark.values), width, color=colour, label=mark.name)
+    if mark.low:
+        low, high = _numbers(mark.low), _numbers(mark.high)
+        style: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 0.9, "capsize": 2}
+        axes.errorbar(middles, (low + high) / 2, (high - low) / 2, **style)
     axes.set_xticks(places, [visible(label) for label in mark.labels], rotation=60, ha="right", fontsize=7)
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.grid(True, axis="y", color=GRID)

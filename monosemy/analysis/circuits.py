@@ -146,13 +146,15 @@ def _holds(late: Lab, feature: int, early: Lab, batches: Sequence[Rows], count: 
     foreseen_K = torch.zeros(len(chosen), dtype=torch.float64)
     with Progress("ablations", len(batches) * len(chosen), unit="passes") as bar:
         for batch in batches:
+            codes_BCK, clean_X1 = early.codes(batch, chosen), codes_counted(late, batch, [feature])
             after, appears = [], []
             for place, number in enumerate(chosen):
-                effect = effect_of(early, late, batch, number, [feature])
-                assert effect.foreseen_XF is not None, "asked of dictionaries with pre-activations only"
-                after.append(effect.after_XF)
-                appears.append((effect.clean_XF == 0) & (effect.after_XF != 0))
-                foreseen_K[place] -= float((effect.foreseen_XF * appears[-1]).sum(dtype=torch.float64))
+                after.append(codes_without(early, late, batch, number, codes_BCK[..., place], [feature]))
+                appears.append((clean_X1 == 0) & (after[-1] != 0))
+                if appears[-1].any():  # the derivative costs several runs, and is needed nowhere else
+                    foreseen_X1 = effect_of(early, late, batch, number, [feature]).foreseen_XF
+                    assert foreseen_X1 is not None, "asked of dictionaries with pre-activations only"
+                    foreseen_K[place] -= float((foreseen_X1 * appears[-1]).sum(dtype=torch.float64))
                 bar.advance()
             tally.add(documents_of(late, batch), -torch.cat(after, dim=1), torch.cat(appears, dim=1))
     places = _strongest(tally.lost(), count)

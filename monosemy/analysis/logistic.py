@@ -12,27 +12,44 @@ itself: for balanced accuracy. Of a rare class nearly all that this cut says is 
 cut that has the largest F1 on the rows of training, each weighing what it stands for (`f1_cut`).
 
 Split: whole groups (documents; equal texts) go to training or to test, never in parts, and groups with and without a
-positive are divided alike. Intervals are 95 % percentiles of a bootstrap over the groups of the test, since tokens of
-one document are not independent; all probes are scored in the same resamples, so that differences have intervals too.
+positive are divided alike. Fewer than FEWEST of a class in the test are refused.
 
-Shapes: X rows, Z columns of a probe, G groups of the test, R resamples, H probes.
+Intervals are the mean of a bootstrap over the groups of the test, since tokens of one document are not independent, and
+1.96 standard deviations either way, within what occurs (percentiles of few skewed resamples hold too little); all
+probes are scored in the same resamples, so that differences have intervals too. Where all is right (or few groups are
+there) resamples of what was seen vary too little: so each class has two made-up groups more, one told right and one
+wrong, as Agresti and Caffo add to a share; and where two probes are compared each is right on the one on which the
+other is wrong, as Bonett and Price add to paired shares. A made-up group has as many rows as one independent case comes
+to: the variance of the seen errors over groups, relative to that of independent rows; as many as a mean group where no
+row or every row is wrong, since then nothing says how errors keep together.
+
+Shapes: X rows, Z columns of a probe, G groups of the test (with made-up ones M), R resamples, H probes. Sources:
+Agresti and Caffo 2000, "Simple and Effective Confidence Intervals for Proportions and Differences of Proportions";
+Bonett and Price 2012, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired
+Data".
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 
 from monosemy.analysis.forward import forward_selection
 from monosemy.metrics.calibration import RESAMPLES, Interval
+from monosemy.metrics.interval import Z_95
 from monosemy.runtime import UsageError, generator_for
 
 FLAT = 1e-5  # a column that varies by no more than this share of its values is constant but for rounding
 CHOICES = ("forward", "difference")
 RIDGE = 1e-3
 STEPS = 200
+RIGHT = ((0, 1), (3, 2))  # of the cells of `Scores.counts`: positives told right and wrong, negatives likewise
 TEST_SHARE = 0.3
+FEWEST = 4
+"""Groups of each class in the test, at least: the fewest of which, all told right, Wilson's interval is above chance
+(n/(n + 1.96²) > 1/2)."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,8 @@ def telling_columns(x_XD: torch.Tensor, positive_X: torch.Tensor, k: int, choose
 def held_out(group_X: torch.Tensor, positive_X: torch.Tensor, seed: int, what: str) -> torch.Tensor:
     """Which rows are for the test, bool [X]: TEST_SHARE of the groups with a positive, and of those without.
 
-    `what` names a group, for the errors. Raises UsageError where training or test would lack a class.
+    `what` names a group, for the errors. Raises UsageError where training would lack a class, or the test have it in
+    fewer than FEWEST groups.
     """
     groups_G, of_X = torch.unique(group_X, return_inverse=True)
     has_G = torch.zeros(len(groups_G), dtype=torch.bool, device=group_X.device)
@@ -136,18 +154,19 @@ def held_out(group_X: torch.Tensor, positive_X: torch.Tensor, seed: int, what: s
         count = round(TEST_SHARE * len(members)) or int(len(members) > 1)
         test_G[members[order[:count]]] = True
     test_X = test_G[of_X]
-    for part, rows_X in (("training", ~test_X), ("the test", test_X)):
-        for name, class_X in (("positive", positive_X), ("negative", ~positive_X)):
-            if not bool((rows_X & class_X).any()):
-                raise UsageError(
-                    f"nothing {name} is left for {part}: {int(has_G.sum())} of {len(has_G)} {what}s hold a positive, "
-                    f"and a probe needs {what}s of both kinds in training and test; give more"
-                )
+    for name, class_X in (("positive", positive_X), ("negative", ~positive_X)):
+        trained, tested = (len(torch.unique(of_X[class_X & part_X])) for part_X in (~test_X, test_X))
+        if not trained or tested < FEWEST:
+            raise UsageError(
+                f"{trained} {what}s with a {name} are left for training and {tested} for the test, of which a probe "
+                f"needs {FEWEST} or more; give {ceil(FEWEST / TEST_SHARE)} different ones of either kind, or more"
+            )
     return test_X
 
 
 class Scores:
-    """Counts of right and wrong in each group of the test, and what they come to in the same resamples of groups.
+    """Counts of right and wrong in each group of the test, and what they come to in the same resamples of groups,
+    made-up ones among them (see the top).
 
     `weight` is what a negative counts for in F1, where they were sampled (corpus negatives for one sampled).
     """
@@ -155,21 +174,29 @@ class Scores:
     def __init__(self, group_X: torch.Tensor, positive_X: torch.Tensor, weight: float = 1.0, seed: int = 0) -> None:
         groups_G, self._of_X = torch.unique(group_X.cpu(), return_inverse=True)
         self._positive_X, self._weight, self._groups = positive_X.cpu(), weight, len(groups_G)
-        drawn_RG = torch.randint(self._groups, (RESAMPLES, self._groups), generator=generator_for("resamples", seed))
-        ones_RG = torch.ones(RESAMPLES, self._groups, dtype=torch.float64)
-        times_RG = torch.zeros_like(ones_RG).scatter_add_(1, drawn_RG, ones_RG)
-        self._times_SG = torch.cat([torch.ones(1, self._groups, dtype=torch.float64), times_RG])  # first as it is
+        made_up = self._groups + 2 * len(RIGHT)
+        drawn_RM = torch.randint(made_up, (RESAMPLES, made_up), generator=generator_for("resamples", seed))
+        ones_RM = torch.ones(RESAMPLES, made_up, dtype=torch.float64)
+        self._times_RM = torch.zeros_like(ones_RM).scatter_add_(1, drawn_RM, ones_RM)
 
-    def counts(self, said_X: torch.Tensor) -> torch.Tensor:
-        """Positives found and missed, negatives taken for positives and left: [1 + R, 4], the plain ones first."""
+    def counts(self, said_X: torch.Tensor, other: bool = False) -> torch.Tensor:
+        """Positives found and missed, negatives taken for positives and left: [1 + R, 4], the plain ones first.
+
+        `other`: of the second of two probes that are compared, whose made-up groups are told the other way round.
+        """
         said_X = said_X.cpu()
         cell_X = torch.where(self._positive_X, torch.where(said_X, 0, 1), torch.where(said_X, 2, 3))
         flat_G4 = torch.bincount(self._of_X * 4 + cell_X, minlength=4 * self._groups).double()
-        return self._times_SG @ flat_G4.view(self._groups, 4)
+        counts_G4 = flat_G4.view(self._groups, 4)
+        made_up_M4 = torch.zeros(2 * len(RIGHT), 4, dtype=torch.float64)
+        for place, (right, wrong) in enumerate(RIGHT):
+            size = rows_of_one(counts_G4[:, right], counts_G4[:, wrong])
+            made_up_M4[2 * place + other, right] = made_up_M4[2 * place + (not other), wrong] = size
+        return torch.cat([counts_G4.sum(dim=0)[None], self._times_RM @ torch.cat([counts_G4, made_up_M4])])
 
-    def balanced_accuracy(self, said_X: torch.Tensor) -> torch.Tensor:
-        """Mean of the shares of positives and of negatives that are told right, [1 + R]."""
-        found, missed, wrong, left = self.counts(said_X).unbind(dim=1)
+    def balanced_accuracy(self, said_X: torch.Tensor, other: bool = False) -> torch.Tensor:
+        """Mean of the shares of positives and of negatives that are told right, [1 + R]; `other`: as in `counts`."""
+        found, missed, wrong, left = self.counts(said_X, other).unbind(dim=1)
         return (found / (found + missed) + left / (wrong + left)) / 2
 
     def f1(self, said_X: torch.Tensor) -> torch.Tensor:
@@ -178,7 +205,19 @@ class Scores:
         return 2 * found / (2 * found + missed + self._weight * wrong).clamp_min(torch.finfo(torch.float64).tiny)
 
 
+def rows_of_one(right_G: torch.Tensor, wrong_G: torch.Tensor) -> float:
+    """How many rows of a class come to one independent case: from 1 to the mean of the groups that have it."""
+    rows_G, share = right_G + wrong_G, float(wrong_G.sum() / (right_G + wrong_G).sum())
+    mean = float(rows_G.sum() / (rows_G > 0).sum())
+    if not 0 < share < 1:
+        return mean
+    spread = float((wrong_G - share * rows_G).square().sum() / (share * (1 - share) * rows_G.sum()))
+    return min(max(spread, 1.0), mean)
+
+
 def interval_of(value_S: torch.Tensor) -> Interval:
-    """A score with its 95 % interval; resamples in which a class is missing are left out."""
-    low, high = value_S[1:].nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(float(value_S[0]), low, high)
+    """A score with its 95 % interval, which holds it; resamples in which a class is missing are left out."""
+    value, drawn_R = float(value_S[0]), value_S[1:][~value_S[1:].isnan()]
+    middle, half = float(drawn_R.mean()), Z_95 * float(drawn_R.std())
+    low, high = max(middle - half, float(drawn_R.min())), min(middle + half, float(drawn_R.max()))
+    return Interval(value, min(low, value), max(high, value))

@@ -15,18 +15,19 @@ Shapes: N features of the first dictionary, L of another. Source: S1; SCIENCE.md
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from monosemy.analysis.chart import Bars, Chart, Histogram
+from monosemy.analysis.chart import Chart, Histogram
 from monosemy.analysis.compared import Compared, Given, compared
 from monosemy.analysis.feature import FeatureIndex
 from monosemy.analysis.lab import Lab
 from monosemy.analysis.meaning import Controls, bands_of, looked_at, strongest
+from monosemy.analysis.meaning_by_mcs import Group, chart_of_shares, shares_by_mcs
 from monosemy.analysis.pairs import EXACT_UP_TO
 from monosemy.analysis.result import Result, Table
 from monosemy.analysis.spreadsheet import xlsx
@@ -38,8 +39,6 @@ from monosemy.runtime import UsageError
 
 RARE = 10
 """Firings; a feature with fewer is what S1 calls dead."""
-BARS, FEWEST = 8, 20
-"""The most bars of the shares by MCS, and the fewest features of one, where there are so many."""
 BINS = 20
 """Of the histogram of MCS, from 0 to 1; what is below 0 is counted in the first."""
 
@@ -70,6 +69,11 @@ class McsRow:
     meaningful: bool | None
     example: str | None
 
+    @property
+    def mcs(self) -> float:
+        """The largest with any other dictionary."""
+        return max(each.mcs for each in self.matches)
+
 
 @dataclass(frozen=True)
 class McsTable(Result):
@@ -92,14 +96,20 @@ class McsTable(Result):
     """The same of the other living features."""
     controls: Controls | None
     """The same of random directions and of neurons; None without a lab."""
+    by_mcs: tuple[Group, ...]
+    """The same of groups of living features of neighbouring MCS; none without a lab."""
 
     def table(self) -> Table:
         """One row a feature."""
+        return self._table
+
+    @cached_property
+    def _table(self) -> Table:
         per_other = ("mcs", "nearest", "one-to-one", "partner")
         many = len(self.others) > 1
         named = [f"{name} ({other})" if many else name for other in self.others for name in per_other]
         rows: list[list[Any]] = [
-            [row.feature, *(value for each in row.matches for value in astuple(each)),
+            [row.feature, *(value for each in row.matches for value in vars(each).values()),
              row.count, row.dead, row.density, row.max, row.meaningful, row.example]
             for row in self.rows
         ]  # fmt: skip
@@ -109,19 +119,22 @@ class McsTable(Result):
         """The same with its rows in the order of a column, ties as they are, blanks last; "mcs" alone is that of the
         first other dictionary, and so are "nearest", "one-to-one" and "partner". Raises UsageError for no such column.
         """
+        return replace(self, rows=tuple(self.rows[place] for place in self._order(column, descending)))
+
+    def sorted_by(self, column: str, descending: bool = True) -> Table:
+        """The table of `ordered`."""
+        table = self.table()
+        return Table(table.columns, [table.rows[place] for place in self._order(column, descending)])
+
+    def _order(self, column: str, descending: bool) -> list[int]:
         table = self.table()
         found = [place for place, name in enumerate(table.columns) if column in (name, str(name).split(" (")[0])]
         if not found:
             raise UsageError(f"`column` (={column!r}) must be one of {', '.join(table.columns)}")
         values = [row[found[0]] for row in table.rows]
         filled = [place for place, value in enumerate(values) if value is not None]
-        order = sorted(filled, key=lambda place: values[place], reverse=descending)
-        order += [place for place, value in enumerate(values) if value is None]
-        return replace(self, rows=tuple(self.rows[place] for place in order))
-
-    def sorted_by(self, column: str, descending: bool = True) -> Table:
-        """The table of `ordered`."""
-        return self.ordered(column, descending).table()
+        order = sorted(filled, key=values.__getitem__, reverse=descending)
+        return order + [place for place, value in enumerate(values) if value is None]
 
     def xlsx(self) -> bytes:
         """The table as a spreadsheet file."""
@@ -134,18 +147,14 @@ class McsTable(Result):
         return place
 
     def charts(self) -> list[Chart]:
-        """How MCS is distributed, for each other dictionary; with an index, which share looks meaningful by MCS."""
+        """How MCS is distributed, for each other dictionary; with a lab, which share looks meaningful by MCS."""
         edges = [place / BINS for place in range(BINS + 1)]
         counts = [
             Histogram(edges, _histogram([row.matches[number].mcs for row in self.rows]), label)
             for number, label in enumerate(self.others)
         ]
         found = [Chart("distribution", f"MCS of {self.label}", "MCS", "features", counts)]
-        living = [row for row in self.rows if row.meaningful is not None and not row.dead]
-        if living:
-            title = "Living features that look meaningful, as many in each bar"
-            found.append(Chart("meaningful", title, "MCS (n features)", "share", (_shares(living),)))
-        return found
+        return [*found, chart_of_shares(self.by_mcs)] if self.by_mcs else found
 
 
 def mcs_table(
@@ -178,17 +187,19 @@ def mcs_table(
         sound = [bands.passes(each) for each in seen]
     rows = _rows([_matches(mine, other) for other in rest], opened, sound)
     living = [row for row in rows if not row.dead]
-    below = [row for row in living if max(each.mcs for each in row.matches) <= low]
+    below = [row for row in living if row.mcs <= low]
     every, low_share, high_share = None, None, None
+    by_mcs: tuple[Group, ...] = ()
     if held is not None:
-        above = [row for row in living if max(each.mcs for each in row.matches) > low]
+        above = [row for row in living if row.mcs > low]
         every, low_share, high_share = (
             bands.share([seen[row.feature] for row in group], name)
             for name, group in (("living", living), ("low", below), ("high", above))
         )
+        by_mcs = shares_by_mcs([row.mcs for row in living], [seen[row.feature] for row in living], bands)
     labels = tuple(side.label for side in rest)
     rare = None if opened is None else sum(row.count is not None and row.count < RARE for row in rows)
-    return McsTable(mine.label, labels, rows, low, len(below), rare, every, low_share, high_share, held)
+    return McsTable(mine.label, labels, rows, low, len(below), rare, every, low_share, high_share, held, by_mcs)
 
 
 def _rows(
@@ -216,19 +227,6 @@ def _matches(mine: Compared, other: Compared) -> list[Match]:
         Match(mcs, near, *partner.get(row, nothing))
         for row, (mcs, near) in enumerate(zip(mcs_N.tolist(), nearest_N.tolist(), strict=True))
     ]
-
-
-def _shares(rows: Sequence[McsRow]) -> Bars:
-    """The share that looks meaningful in groups of (nearly) equal number, by their largest MCS.
-
-    A bar of one or two features would say 0, 1 or a half, whatever the features are.
-    """
-    order = sorted((max(each.mcs for each in row.matches), row.meaningful is True) for row in rows)
-    bars = max(1, min(BARS, len(order) // FEWEST))
-    cuts = [len(order) * place // bars for place in range(bars + 1)]
-    groups = [order[start:end] for start, end in pairwise(cuts)]
-    labels = [f"{group[0][0]:.2f} to {group[-1][0]:.2f} ({len(group)})" for group in groups]
-    return Bars(labels, [sum(sound for _, sound in group) / len(group) for group in groups])
 
 
 def _histogram(values: Sequence[float]) -> list[float]:

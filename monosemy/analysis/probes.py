@@ -9,8 +9,7 @@ Tokens: all on which the feature fires and as many on which it does not, at most
 the corpus. Documents are never split between training and test. Balanced accuracy does not depend on how rare the
 feature is. F1 does, and is that at the feature's own frequency: a sampled negative counts for those that it stands for,
 in the score and in the choice of the cut, which is the best one on the training tokens and another than that of the
-balanced accuracy (`logistic.py`). With few documents of either kind in the test, intervals are too narrow; where each
-negative stands for many, the cut rests on the few nearest ones.
+balanced accuracy (`logistic.py`). Where each negative stands for many, the cut rests on the few nearest ones.
 
 Shapes: X tokens, D neurons, K numbers of neurons. Source: Gurnee et al. 2023, "Finding Neurons in a Haystack",
 arXiv 2305.01610; SCIENCE.md §5.

@@ -133,7 +133,10 @@ def probe_labels(
                 bar.advance()
         at_zero_T, at_cut_T = _said(neurons_TD, positive_T, test_T)
         bar.advance()
-    right = {basis: [scores.balanced_accuracy(at_zero_T) for at_zero_T, _ in some] for basis, some in said.items()}
+    right = {
+        basis: [scores.balanced_accuracy(at_zero_T, other=basis == "neurons") for at_zero_T, _ in some]
+        for basis, some in said.items()
+    }
     accuracy = {basis: [interval_of(each) for each in some] for basis, some in right.items()}
     f1 = {basis: [interval_of(scores.f1(at_cut_T)) for _, at_cut_T in some] for basis, some in said.items()}
     gains = [interval_of(a - b) for a, b in zip(right["features"], right["neurons"], strict=True)]

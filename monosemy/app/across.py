@@ -41,13 +41,13 @@ def feature_address(lab: Lab, feature: int) -> str | None:
 def _connected(side: str) -> Any:
     def arguments(values: Values) -> Arguments:
         other = LabOf(values["other"], values["other_member"], side)
-        return [values["feature"], other], {"top": values["top"], "rows": values["rows"]}
+        return [values["feature"], other], {name: values[name] for name in ("top", "rows", "silent")}
 
     return arguments
 
 
 def _ends(given: Sequence[Any], result: CircuitEdges) -> Mapping[str, Any]:
-    """The features at the other ends: where their pages are, and the token they fire on most."""
+    """The features at the other ends: where their pages are, the token they fire on most, and what the edge does."""
     other: Lab = given[2]
     return {
         "direction": result.direction,
@@ -55,6 +55,7 @@ def _ends(given: Sequence[Any], result: CircuitEdges) -> Mapping[str, Any]:
             {
                 "href": feature_address(other, edge.feature),
                 "top_token": None if other.index is None else other.index.summary(edge.feature).top_token,
+                "how": edge.how,
             }
             for edge in result.edges
         ],
@@ -114,6 +115,12 @@ CIRCUIT: Mapping[str, Parameter] = {
     "other_member": Whole("its member", 0, LARGEST),
     "top": Whole("connections shown, the strongest", 1, 100, CircuitSettings.top),
     "rows": Whole("rows of the corpus in which it fires", 1, 500, CircuitSettings.rows),
+    "silent": Whole(
+        "connections besides in which the earlier feature keeps the later one silent; 0: none",
+        0,
+        100,
+        CircuitSettings.silent,
+    ),
 }
 MEMBERS = Name(f"numbers with commas between, or {ALL}")
 

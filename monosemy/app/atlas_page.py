@@ -1,6 +1,6 @@
 """The atlas of a grid: the same feature in its members, the tags of those that are not the same, and why.
 
-A row of its table is a cluster, a feature a member, or one feature that has no twin. Directions alone are compared at
+A row of its table is a cluster, a feature a member, or one feature that is in none. Directions alone are compared at
 once in a small grid; more members, and codes on the activations, are a job. What was not looked for is shown as "–".
 """
 
@@ -95,9 +95,9 @@ def _has_rows(state: State, grid: Grid) -> bool:
 def _shown(state: State, asked: Asked, found: Atlas, query: Query) -> dict[str, Any]:
     kept = {**asked.state, "tag": asked.tag, "of": asked.of}
     groups = [group for group in _groups(found) if _belongs(group, asked, found)]
-    why, cosines = _reasons(asked, found), _cosines(found)
+    why = _reasons(asked, found)
     at = first_row(query, len(groups), ROWS)
-    rows = [_row(state, asked, found, group, why, cosines) for group in groups[at : at + ROWS]]
+    rows = [_row(state, asked, found, group, why) for group in groups[at : at + ROWS]]
     counts = [
         {
             "member": member,
@@ -156,7 +156,6 @@ def _row(
     found: Atlas,
     group: Group,
     why: Mapping[tuple[int, int], list[str]],
-    cosines: Mapping[tuple[int, int], list[float]],
 ) -> dict[str, Any]:
     cluster, held = group
     indexed = state.indexed(asked.grid)
@@ -164,12 +163,11 @@ def _row(
         _feature(state, member, held.get(number), found.tags[number], indexed)
         for number, member in enumerate(asked.members)
     ]
-    near = [cosine for item in held.items() for cosine in cosines.get(item, [])]
     return {
         "cluster": cluster,
         "features": features,
         "href": next((each["href"] for each in features if each and each["href"]), None),
-        "cosine": min(near, default=None) if cluster is not None else None,
+        "cosine": None if cluster is None else float(found.cosine_C[cluster]),
         "why": [reason for item in held.items() for reason in why.get(item, [])],
     }
 
@@ -187,21 +185,17 @@ def _feature(
     return {"member": member, "feature": feature, "tag": tags[feature], "top_token": token, "href": href}
 
 
-def _cosines(found: Atlas) -> dict[tuple[int, int], list[float]]:
-    """For each feature its cosines with the twins that are in its own cluster."""
-    cosines = defaultdict(list)
+def _reasons(asked: Asked, found: Atlas) -> dict[tuple[int, int], list[str]]:
+    """In words why a feature is tagged split or absorbed, and which of its twins are in other rows."""
+    why = defaultdict(list)
     for twin in found.twins:
         ends = list(zip(twin.dictionaries, twin.features, strict=True))
-        (one, f), (other, g) = ends
-        if found.clusters[one][f] == found.clusters[other][g]:
-            for end in ends:
-                cosines[end].append(twin.cosine)
-    return cosines
-
-
-def _reasons(asked: Asked, found: Atlas) -> dict[tuple[int, int], list[str]]:
-    """In words why a feature is tagged split or absorbed."""
-    why = defaultdict(list)
+        of = [int(found.clusters[number][feature]) for number, feature in ends]
+        if of[0] == of[1] >= 0:
+            continue
+        named = [f"feature {feature} of member {asked.members[number]}" for number, feature in ends]
+        why[ends[0]].append(f"{named[0]} is a twin of {named[1]}, in another row")
+        why[ends[1]].append(f"{named[1]} is a twin of {named[0]}, in another row")
     for split in found.splits:
         into, children = asked.members[split.into], ", ".join(map(str, split.children))
         sure = "" if split.correlation is None else f" (their sum correlates at {split.correlation:.2f})"
@@ -211,6 +205,8 @@ def _reasons(asked: Asked, found: Atlas) -> dict[tuple[int, int], list[str]]:
         for child in split.children:
             if 0 <= cluster == int(found.clusters[split.into][child]):
                 continue  # its parent's row is its own
+            if found.tags[split.into][child] == "universal":
+                continue  # a part for its cosine, but as near to a twin
             why[split.into, child].append(f"feature {child} of member {into} is a part of {parent}")
     for each in found.absorptions:
         own = asked.members[each.dictionary]

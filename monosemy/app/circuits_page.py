@@ -11,11 +11,18 @@ import re
 import shlex
 from typing import Any
 
+from monosemy.app.across import CIRCUIT
 from monosemy.app.query import Query, address, whole
 from monosemy.app.state import Grid, NotFound, State
 from monosemy.models.sites import IN_BLOCK
 from monosemy.report.fields import identity
 from monosemy.report.run import sites_in_words
+
+SHOWN = {
+    "top": "the strongest",
+    "rows": "rows",
+    "silent": "kept silent",
+}  # parameters of a request: what each is called
 
 
 def circuits_data(state: State, query: Query) -> dict[str, Any]:
@@ -47,12 +54,18 @@ def circuits_data(state: State, query: Query) -> dict[str, Any]:
         "late": [_members(state, each) for each in others if known and _before(mine[1], place_of(each, "reads"))],
         "same_model": [each.name for each in others] if known else [],
         "known": known,
+        "fields": fields(),
         "commands": commands(state, grid) if known else [],
         "previous": address("/circuits", grid=grid.name, member=member, feature=feature - 1) if feature else None,
         "next": address("/circuits", grid=grid.name, member=member, feature=feature + 1)
         if feature + 1 < width
         else None,
     }
+
+
+def fields() -> list[dict[str, Any]]:
+    """What the form asks besides the dictionaries: whole numbers with their bounds."""
+    return [{"name": name, "label": label, **vars(CIRCUIT[name])} for name, label in SHOWN.items()]
 
 
 def _asked(state: State, query: Query) -> tuple[str, int]:

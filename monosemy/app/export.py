@@ -87,10 +87,6 @@ def _planned(run: Kept) -> Iterator[Callable[[], Part]]:
     said = {
         "/circuits": ("Circuits", f"A feature's parents and children are found by running the model, {live}"),
         "/search": ("Search by text", f"A text is put through the model, {live}"),
-        "/mcs": (
-            "MCS table",
-            f"Several dictionaries at once are the server's: monosemy serve {state.name}. Two are under Compare.",
-        ),
     }
     for name, words in said.items():
         yield partial(served, state, name, *words)

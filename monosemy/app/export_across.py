@@ -1,4 +1,4 @@
-"""Dictionaries compared, in a static export: pairs, splitting and atlas of a grid, where they are cheap.
+"""Dictionaries compared, in a static export: pairs, MCS tables, splitting and atlas of a grid, where they are cheap.
 
 What they take is computed while the file is written, from the dictionaries alone. Order, filters and pages are made in
 the browser (static/comparisons.js), so all rows of a table are in the file, with what they are sorted and filtered by.
@@ -17,6 +17,7 @@ from monosemy.app.atlas_page import atlas_data
 from monosemy.app.compare_page import SORTS, compare_data, first_member, partner_of
 from monosemy.app.computed import result_of
 from monosemy.app.export_part import Offline, Part, part, served
+from monosemy.app.mcs_page import columns_of, mcs_data, rising_of
 from monosemy.app.query import Query
 from monosemy.app.splitting_page import splitting_data
 from monosemy.app.state import Grid, State
@@ -24,6 +25,7 @@ from monosemy.runtime import UsageError
 
 COSINES = 1 << 26  # of a comparison that is computed for a file
 PAIRS = 20  # of dictionaries of a grid
+TABLES, BESIDE = 10, 3  # MCS tables of a grid; the most members beside the one that a table is of
 MOST_ROWS = 20_000  # of a table
 
 
@@ -41,6 +43,7 @@ class _Shown:
 
 
 COMPARE = _Shown(compare_data, "compare.html", "Compare", "Pairs of features", "features")
+MCS = _Shown(mcs_data, "mcs.html", "MCS table", "Features beside other members", "features")
 SPLITTING = _Shown(splitting_data, "splitting.html", "Splitting", "Features and their children", "features")
 ATLAS = _Shown(atlas_data, "atlas.html", "Atlas", "Clusters", "clusters and single features")
 
@@ -49,6 +52,7 @@ def comparisons(state: State, grid: Grid) -> Iterator[Callable[[], Part]]:
     """What makes each page that compares dictionaries of the grid."""
     widths = {row["member"]: len(state.directions(grid, row["member"])) for row in grid.rows}
     yield from _pairs(state, grid, widths)
+    yield from _tables(state, grid, widths)
     yield from _splitting(state, grid, widths)
     yield partial(_atlas, state, grid, sum(a * b for a, b in combinations(widths.values(), 2)))
 
@@ -88,6 +92,33 @@ def _pair(state: State, grid: Grid, a: int, b: int, said: str, also: str) -> Par
 
     asked = {"grid": grid.name, "a": str(a), "b": str(b)}
     return _whole(state, COMPARE, asked, f"/compare {grid.name} {a} {b}", rows, said, also)
+
+
+def _tables(state: State, grid: Grid, widths: Mapping[int, int]) -> Iterator[Callable[[], Part]]:
+    """The MCS tables: that of the member that the app begins with, and of those whose features are indexed."""
+    first, all_others = first_member(state, grid), len(widths) <= BESIDE + 1
+    members = list(dict.fromkeys([first, *state.indexed(grid)]))[:TABLES]
+    which = (
+        "all others" if all_others else f"one of {len(widths) - 1} others: its equal of another seed, if there is one"
+    )
+    named = f"member{'s' if len(members) > 1 else ''} {', '.join(map(str, sorted(members)))}"
+    said = (
+        f"This file has the MCS table of {named} beside {which}. Those of other members, what looks meaningful, CSV "
+        f"and spreadsheets the server has: monosemy serve {state.name}."
+    )
+    for a in members:
+        beside = [other for other in widths if other != a] if all_others else [partner_of(grid, a)]
+        name, also = f"/mcs {grid.name} {a}", f"/mcs {grid.name}" if a == first else ""
+        cosines = widths[a] * sum(widths[other] for other in beside)
+        if cosines > COSINES:
+            yield partial(served, state, also or name, MCS.heading, _too_large(cosines))
+        else:
+            asked = {"grid": grid.name, "a": str(a), "others": "all" if all_others else str(beside[0])}
+            yield partial(_whole, state, MCS, asked, name, _mcs_rows, said, also)
+
+
+def _mcs_rows(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"columns": columns_of(data), "sort": data["sort"], "rising": rising_of(data)}
 
 
 def _splitting(state: State, grid: Grid, widths: Mapping[int, int]) -> Iterator[Callable[[], Part]]:

@@ -11,6 +11,7 @@ from monosemy.app.feature_page import TOKENS
 from monosemy.app.query import MAX_TEXT, address
 from monosemy.app.review_queue import Queued, QueueSettings, queue_of
 from monosemy.app.reviews import FILE, Reviews
+from monosemy.app.said import explanations_of
 from monosemy.app.state import State
 
 MOST_ROWS, ROWS_AT_ONCE = 50_000, 10_000  # of a feature table
@@ -57,7 +58,7 @@ class Kept:
     def rows(self, name: str) -> dict[str, list[Any]]:
         """The feature table by columns."""
         index, verdicts = self.state.indexes[name], self.state.verdicts[name]
-        explanations = self.state.explanations[name]
+        explanations = explanations_of(self.state, name, {})
         asked = asked_for({"sort": "density", "desc": "1"}, verdicts, explanations)
         rows: dict[int, Any] = {}
         while len(rows) < min(MOST_ROWS, index.n_features):

@@ -15,6 +15,7 @@ from monosemy.analysis.search import features_of_token
 from monosemy.analysis.verdict import VERDICTS
 from monosemy.analysis.verdict_store import VerdictStore
 from monosemy.app.query import Query, address, first_row, number, text, whole, word
+from monosemy.app.said import BY, choices, explanations_of
 from monosemy.app.state import NotFound, State
 from monosemy.explain.store import COLUMNS as EXPLAINED_COLUMNS
 from monosemy.explain.store import EXPLAINED, ExplanationStore
@@ -37,16 +38,16 @@ EXPLANATION = ("explanation", "what people or models say it is; the best where t
 SCORE = ("score", "of the explanation, as its author scores")
 NUMBERS = ("density", "max", "mean", "mcs_other_seed")
 BOUNDS = [f"{column}_{side}" for column in NUMBERS for side in ("min", "max")]
-LIST = ("sort", "desc", "dead", "verdict", "q", "explanation", *BOUNDS)  # what of an address says which list it is
+LIST = ("sort", "desc", "dead", "verdict", "q", "explanation", BY, *BOUNDS)  # what of an address says which list it is
 
 
 def feature_list(state: State, query: Query) -> dict[str, Any]:
     """A page of the table that the address asks for, and the addresses of the pages beside it.
 
-    Raises UsageError for a column or a number that cannot be, NotFound for an index that is not here.
+    Raises UsageError for a column or a number that cannot be, NotFound for an index, or explanations, not here.
     """
     name, index = state.index(query.get("index") or None)
-    at, verdicts, explanations = whole(query, "at", 0), state.verdicts[name], state.explanations[name]
+    at, verdicts, explanations = whole(query, "at", 0), state.verdicts[name], explanations_of(state, name, query)
     asked = asked_for(query, verdicts, explanations)
     rows, total = index.page(limit=ROWS, offset=at, **asked)
     if at != (first := first_row(query, total, ROWS)):
@@ -64,7 +65,8 @@ def feature_list(state: State, query: Query) -> dict[str, Any]:
         "columns": columns_of(verdicts, explanations),
         "verdicts": None if verdicts is None else verdicts.counts,
         "explained": None if explanations is None else explanations.explained,
-        "unshown": state.unshown[name],
+        "by": query.get(BY) or None,
+        "stores": choices(state, name, explanations, "/features", kept),
         "sort": asked["sort"],
         "descending": asked["descending"],
         "state": kept,
@@ -142,17 +144,11 @@ def beside(
         if len(rows) > place and rows[place]["id"] == i:
             links = [address(f"/features/{row['id']}", **kept, at=first + j) for j, row in enumerate(rows)]
             return links[place - 1] if place else None, links[place + 1] if len(rows) > place + 1 else None
-    own = {"index": query.get("index", "")}
+    own = {"index": query.get("index", ""), BY: query.get(BY)}
     return (
         address(f"/features/{i - 1}", **own) if i else None,
         address(f"/features/{i + 1}", **own) if i + 1 < index.n_features else None,
     )
-
-
-def explained(explanations: ExplanationStore | None, i: int) -> list[dict[str, Any]]:
-    """What is said of feature `i`, the best first, for its page."""
-    found = [] if explanations is None else explanations.of(i)
-    return [{"text": each.text, "author": each.author, "score": each.score} for each in found]
 
 
 def token_features(state: State, query: Query) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from monosemy.analysis.neighbours import nearest_features
 from monosemy.analysis.result import as_plain
 from monosemy.analysis.verdict import FEW
 from monosemy.analysis.verdict_store import VerdictStore
-from monosemy.app.feature_list import beside, explained
+from monosemy.app.feature_list import beside, list_state
 from monosemy.app.query import Query, address
+from monosemy.app.said import BY, choices, explained, explanations_of
 from monosemy.app.state import State
 
 NEIGHBOURS = 10
@@ -23,13 +24,15 @@ DIGITS = 7  # of the codes on tokens: what fp32 holds
 
 
 def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
-    """Everything about feature `i` of the index that the address names. Raises NotFound."""
+    """Everything about feature `i` of the index that the address names, with the explanations that it names. Raises
+    NotFound."""
     name, index = state.index(query.get("index") or None)
     feature = state.feature(index, i)
     grid, member = state.member_of(index)
-    verdicts, explanations = state.verdicts[name], state.explanations[name]
+    verdicts, explanations = state.verdicts[name], explanations_of(state, name, query)
     before, after = beside(index, verdicts, i, query, explanations)
     lists = token_shares(index, feature)
+    kept = {"index": name, **list_state(query), "at": query.get("at")}
     return {
         "feature": i,
         "index": name,
@@ -47,6 +50,8 @@ def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
         "mcs_other_seed": feature.mcs_other_seed,
         "neurons": None if verdicts is None else neurons(verdicts, i),
         "explanations": explained(explanations, i),
+        "by": query.get(BY) or None,
+        "stores": choices(state, name, explanations, f"/features/{i}", kept),
         "detection_limit": index.detection_limit,
         "has_logits": index.has_logits,
         "top_logits": feature.top_logits,
@@ -55,6 +60,7 @@ def feature_data(state: State, query: Query, i: int) -> dict[str, Any]:
         "fires_on": lists["frequent"],
         "followed_by": lists["next"],
         "groups": groups(feature),
+        "never_silent": not feature.examples["random"],
         "not_kept": not_kept(index),
         "previous": before,
         "next": after,
@@ -78,7 +84,8 @@ def neighbours_data(state: State, query: Query, i: int) -> dict[str, Any]:
         for j, cosine in zip(near.ids, near.cosines, strict=True):
             row = index.summary(j)
             known = {"top_token": row.top_token, "density": row.density, "max": row.max}
-            found.append({"feature": j, "cosine": cosine, **known, "href": address(f"/features/{j}", index=name)})
+            href = address(f"/features/{j}", index=name, by=query.get(BY))
+            found.append({"feature": j, "cosine": cosine, **known, "href": href})
     return {"feature": i, "index": name, "neighbours": found}
 
 

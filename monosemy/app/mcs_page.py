@@ -1,22 +1,13 @@
-"""The MCS table, S1's spreadsheet: a member's features beside other members, sorted as one likes, and to be taken away.
-
-The whole table is a download, as CSV and as a spreadsheet, in the order of the page. A download's name is made of
-numbers that were checked, and what it is of is looked up by name, so nothing in a request is a path.
-"""
+"""The MCS table, S1's spreadsheet: a member's features beside other members, sorted as one likes (`mcs_files.py` gives
+it away whole)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from anyio import CapacityLimiter, to_thread
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from monosemy.analysis.mcs_table import RARE, McsTable
 from monosemy.analysis.result import Table, as_plain
-from monosemy.analysis.spreadsheet import xlsx
 from monosemy.app.across import ACROSS, ALL, members_of
 from monosemy.app.calls import call_of
 from monosemy.app.compare_page import checked_size, feature_address, first_member, partner_of
@@ -30,16 +21,13 @@ from monosemy.report.fields import identity
 from monosemy.runtime import UsageError
 
 PER_OTHER = ("mcs", "nearest", "one_to_one", "partner")  # columns of the table, for each other member
+NUMBERS = ("nearest", "partner")  # those that hold features' numbers, which go up at first
 LAST = ("count", "dead", "density", "max", "meaningful")  # those behind them that one sorts by
-SHEET = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-KINDS: dict[str, tuple[str, Callable[[Table], bytes]]] = {
-    "csv": ("text/csv; charset=utf-8", lambda table: table.csv().encode()),
-    "xlsx": (SHEET, lambda table: xlsx(table, "MCS")),
-}
+KINDS = ("csv", "xlsx")  # of files
 
 
 def mcs_data(state: State, query: Query) -> dict[str, Any]:
-    """The MCS table of member `a` of a grid beside `others` (by default all others).
+    """The MCS table of member `a` of a grid beside `others` (by default its equal of another seed, as in Compare).
 
     Raises NotFound, and UsageError for members named twice, or where they are too large.
     """
@@ -58,7 +46,8 @@ class _Asked:
         self.state, self.grid = state, state.grid(query.get("grid") or None)
         numbers = [row["member"] for row in self.grid.rows]
         self.a = whole(query, "a", first_member(state, self.grid))
-        self.said = "".join(text(query, "others").split()) or ALL
+        partner = partner_of(self.grid, self.a)
+        self.said = "".join(text(query, "others").split()) or (ALL if partner == self.a else str(partner))
         chosen = members_of(self.said)
         self.others = [member for member in numbers if member != self.a] if chosen is None else chosen
         low = number(query, "low")
@@ -69,7 +58,6 @@ class _Asked:
         if self.a in self.others or len(set(self.others)) < len(self.others):
             raise UsageError(f"`others` (={self.said}) must be members beside {self.a}, each named once")
         self.keys = ["id", *(f"{key}-{other}" for other in self.others for key in PER_OTHER), *LAST]
-        partner = partner_of(self.grid, self.a)
         first = partner if partner in self.others else next(iter(self.others), None)
         self.sort = word(query, "sort", self.keys, "id" if first is None else f"mcs-{first}")
         self.descending = word(query, "desc", ("0", "1"), "1") == "1"
@@ -111,15 +99,26 @@ class _Asked:
         }
 
 
-def ordered(asked: _Asked, found: McsTable) -> Table:
-    """The table in the order of the page."""
+def whole_table(state: State, query: Query) -> tuple[int, Table]:
+    """The member and all rows of the table that an address asks for, in the order of its page.
+
+    Raises as `mcs_data`, and UsageError for a table that a job has to make first.
+    """
+    asked = _Asked(state, query)
+    found = asked.result() if asked.others else None
+    if found is None:
+        raise UsageError("this table is not computed yet, or no longer kept: open its page first")
+    return asked.a, _ordered(asked, found)
+
+
+def _ordered(asked: _Asked, found: McsTable) -> Table:
     columns = found.table().columns
     return found.sorted_by(str(columns[asked.keys.index(asked.sort)]), asked.descending)
 
 
 def _shown(asked: _Asked, found: McsTable, query: Query) -> dict[str, Any]:
     state, grid, at = asked.state, asked.grid, first_row(query, len(found.rows), ROWS)
-    table = ordered(asked, found)
+    table = _ordered(asked, found)
     turned = {**asked.kept(), "sort": asked.sort, "desc": int(asked.descending)}
     analysis = ACROSS["mcs"]
     return {
@@ -183,25 +182,16 @@ def said(found: McsTable) -> list[str]:
     return words
 
 
-def routes(state: State) -> list[Route]:
-    """The downloads."""
-    limiter = CapacityLimiter(1)
-    return [Route(f"/mcs.{kind}", _download(state, kind, limiter)) for kind in KINDS]
+def columns_of(data: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What the rows of a page are sorted by, column by column."""
+    rows = data["rows"]
+    columns = {"id": [row["id"] for row in rows]}
+    for place, other in enumerate(data["others"]):
+        for key in PER_OTHER:
+            columns[f"{key}-{other['member']}"] = [row["matches"][place][key] for row in rows]
+    return columns | {key: [row[key] for row in rows] for key in LAST}
 
 
-def _download(state: State, kind: str, limiter: CapacityLimiter) -> Callable[[Request], Any]:
-    media_type, written = KINDS[kind]
-
-    def made(query: Query) -> tuple[int, bytes]:
-        asked = _Asked(state, query)
-        found = asked.result() if asked.others else None
-        if found is None:
-            raise UsageError("this table is not computed yet, or no longer kept: open its page first")
-        return asked.a, written(ordered(asked, found))
-
-    async def answer(request: Request) -> Response:
-        member, body = await to_thread.run_sync(made, dict(request.query_params), limiter=limiter)
-        headers = {"content-disposition": f'attachment; filename="mcs-of-member-{member}.{kind}"'}
-        return Response(body, media_type=media_type, headers=headers)
-
-    return answer
+def rising_of(data: Mapping[str, Any]) -> list[str]:
+    """The columns that a first click sorts from the least."""
+    return ["id", *(f"{key}-{other['member']}" for other in data["others"] for key in NUMBERS)]

@@ -36,11 +36,12 @@ def of_probe(_values: Values, result: KSparseProbe) -> list[str]:
     """How few neurons tell where the feature fires."""
     best = max(range(len(result.ks)), key=lambda place: result.accuracy[place].value)
     ends = sorted({0, best})
+    counts = [min(k, len(result.neurons)) for k in result.ks]  # there are fewer where no more tell anything
     told = [
-        f"{counted(result.ks[place], 'neuron tells', 'neurons tell')} where it fires with a balanced accuracy of "
+        f"{counted(counts[place], 'neuron tells', 'neurons tell')} where it fires with a balanced accuracy of "
         f"{sure(result.accuracy[place])}, F1 {sure(result.f1[place])} "
         f"(at the cut that is best in training, at its own frequency); "
-        f"as many at random: {sure(result.random_accuracy[place])}."
+        f"{result.ks[place]:,} at random: {sure(result.random_accuracy[place])}."
         for place in ends
     ]
     first = ", ".join(map(str, result.neurons[:8]))
@@ -71,15 +72,17 @@ def of_curves(_values: Values, result: NeuronCurves) -> list[str]:
 def of_labels(_values: Values, result: LabelProbe) -> list[str]:
     """What features tell of the label, beside neurons."""
     features, neurons = result.accuracy["features"], result.accuracy["neurons"]
-    told = [
-        f"{counted(k, 'feature tells', 'features tell')} “{result.labels[1]}” from “{result.labels[0]}” with a "
-        f"balanced accuracy of {sure(features[place])}, as many neurons with {sure(neurons[place])}; "
-        f"the difference is {sure(result.difference[place])}."
-        for place, k in enumerate(result.ks)
-        if place in (0, len(result.ks) - 1)
-    ]
+    told: dict[tuple[int, int], str] = {}  # a probe of k has fewer where no more tell anything, and so may another
+    for place in (0, len(result.ks) - 1):
+        few, many = (min(result.ks[place], len(result.chosen[basis])) for basis in ("features", "neurons"))
+        said = (
+            f"{counted(few, 'feature tells', 'features tell')} “{result.labels[1]}” from “{result.labels[0]}” with a "
+            f"balanced accuracy of {sure(features[place])}, {counted(many, 'neuron', 'neurons')} with "
+            f"{sure(neurons[place])}; the difference is {sure(result.difference[place])}."
+        )
+        told.setdefault((few, many), said)
     return [
-        *told,
+        *told.values(),
         f"All {result.coordinates} together: {sure(result.all_accuracy)}. Chance is 0.5.",
         f"The best features first: {', '.join(map(str, result.chosen['features'][:8])) or 'none tells anything'}.",
         f"Trained on {sum(result.n_train):,} texts, tested on {sum(result.n_test):,} others.",

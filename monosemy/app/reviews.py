@@ -25,6 +25,7 @@ from monosemy.runtime import UsageError
 VERDICTS = ("monosemantic", "mostly", "mixed", "nothing seen", "dead")
 """What a reviewer can say, on the keys 1 to 5; "dead" is a feature that fires on none of the tokens, as everywhere."""
 FILE = "reviews.sqlite"
+LARGEST_ID = 2**63 - 1  # of a row in SQLite, which takes no larger number
 LONGEST_NAME, LONGEST_NOTE, LONGEST_S = 100, 10_000, 24 * 3600.0
 
 SCHEMA = """
@@ -108,8 +109,9 @@ class Reviews:
 
     def session(self, number: int) -> Session:
         """The session of this number. Raises UsageError if there is none."""
-        for row in self._rows("SELECT * FROM session WHERE id = ?", number):
-            return _session(row)
+        if number <= LARGEST_ID:
+            for row in self._rows("SELECT * FROM session WHERE id = ?", number):
+                return _session(row)
         raise UsageError(f"`session` (={number}) is not one of this run's; /review lists them")
 
     def queue(self, session: int) -> list[int]:

@@ -58,7 +58,7 @@ def make_app(run: str | Path, *, host: str = "127.0.0.1", token: str | None = No
     """
     from starlette.applications import Starlette
 
-    from monosemy.app import files, live, mcs_page, pages, review_pages
+    from monosemy.app import files, live, mcs_files, pages, review_pages
     from monosemy.app.across import ACROSS
     from monosemy.app.analyses import ANALYSES
     from monosemy.app.jobs import Jobs
@@ -77,7 +77,7 @@ def make_app(run: str | Path, *, host: str = "127.0.0.1", token: str | None = No
     routes = [
         *pages.routes(state),
         *files.routes(),
-        *mcs_page.routes(state),
+        *mcs_files.routes(state),
         *live.routes(state, jobs, {**ANALYSES, **ACROSS}),
         *review_pages.routes(state),
     ]

@@ -85,10 +85,7 @@ class State:
         stores = [VerdictStore.open(artifact.path) for artifact in self._of("verdicts").values()]
         self.verdicts = {name: next(iter(_beside(index, stores)), None) for name, index in self.indexes.items()}
         said = [ExplanationStore.open(artifact.path) for artifact in self._of("explanations").values()]
-        own = {name: _beside(index, said) for name, index in self.indexes.items()}
-        self.explanations = {name: next(iter(stores), None) for name, stores in own.items()}
-        self.unshown = {name: [each.artifact.path.name for each in stores[1:]] for name, stores in own.items()}
-        """By index: the names of the explanations that are of it as well, and not shown."""
+        self.explanations = {name: _beside(index, said) for name, index in self.indexes.items()}
         self._grid_of = {index: self._made_of(index) for index in self.indexes.values()}
         self._labs: Recent[Lab] = Recent(LABS)
         self._moments: Recent[Moments] = Recent(MOMENTS)

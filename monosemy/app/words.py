@@ -57,7 +57,8 @@ def of_scan(_values: Values, scan: VocabularyScan) -> list[str]:
     if done < scan.n_tokens:
         said.append(f"So far: {done:,} of {scan.n_tokens:,} tokens.")
     if scan.where != "alone":
-        said.append(f"Without any, its code at the last token is {number(scan.base)}.")
+        base = "As the text stands" if scan.where == "replace" else "Without any"
+        said.append(f"{base}, its code at the last token is {number(scan.base)}.")
     if scan.strongest:
         first = ", ".join(f"“{visible(token.text)}” ({number(token.value)})" for token in scan.strongest[:3])
         said.append(f"It fires with {counted(scan.n_fires, 'token', 'tokens')}, most with {first}.")

@@ -34,7 +34,7 @@ class Gated(Variant):
     name = "gated"
     sparsity = "l1"
     pace = 4.0
-    usual_l1 = 0.2
+    usual_l1 = 0.1
 
     def init(self, shape: Shape, seeds: Sequence[int], centre: Centre | None) -> Params:
         """W_enc, b_enc, W_dec, with a centre b_dec, log_scale r [M, N] = 0 and b_mag [M, N] = b_enc."""

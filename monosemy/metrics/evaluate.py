@@ -194,7 +194,12 @@ def _by_feature(truth: Sequence[TruthScores], world: World) -> dict[str, torch.T
 
 
 def _check_fit(grid: DictionaryStore, source: AnySource, rows_from: Artifact, origin: dict[str, Any]) -> None:
-    """Raises UsageError unless these dictionaries read such rows and rebuild such targets."""
+    """Raises UsageError unless these dictionaries read such rows and rebuild such targets, and one is trained."""
+    if all(member.get("failure") for member in grid.members):
+        raise UsageError(
+            f"{grid.artifact.path}: the training of every member failed, so none can be chosen; train again at a lower "
+            "learning rate"
+        )
     if grid.d_in != source.d_in:
         raise UsageError(
             f"{grid.artifact.path}: dictionaries for width {grid.d_in}, {rows_from.path} holds rows of width "

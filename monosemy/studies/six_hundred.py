@@ -42,7 +42,7 @@ from monosemy.training.sweep import train
 
 OWN_STEPS, OWN_VOCABULARY = 1200, 4096  # of the small GPT that stands in where no model is named
 CONTEXT = 256
-VERSIONS = {"mcs-table": 2, "probe": 2, "ablation": 2} | {
+VERSIONS = {"mcs-table": 3, "probe": 3, "ablation": 2} | {
     f"vocabulary-{where}": 2 for where in ("prepend", "append", "alone")
 }
 """Of the rules of measurements that have changed since the first."""

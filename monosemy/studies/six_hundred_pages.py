@@ -91,7 +91,8 @@ def index_page(stages: Stages, found: Kept, rows: Sequence[dict[str, Any]]) -> P
         "tokens before it more than those of 97.5 % of random directions that fire about as often (docs/lab.md).",
         found="More than 600 features with a high MCS, most of which had a plain meaning.",
         measured=f"{len(twice):,} of {len(alive):,} living features have MCS > {RECOVERED:g}. Of those with MCS > "
-        f"{RECOVERED:g} to one of the two others {high} look meaningful, of the rest {low}.",
+        f"{RECOVERED:g} to one of the two others {high} look meaningful, of the rest {low}. "
+        f"{by_mcs_in_words(found.data['by_mcs'])}",
     )
     page.table(_counts(stages, found, alive), caption=BESIDE)
     for chart, caption in zip(found.charts, ("Distribution of MCS.", "Share that looks meaningful."), strict=True):
@@ -197,3 +198,14 @@ def in_words(share: Mapping[str, Any]) -> str:
         return "none (there are none)"
     low, high = f"{share['low']:.1%}", f"{share['high']:.1%}"
     return f"{share['count']:,} of {share['total']:,} ({share['share']:.1%}, {low} to {high})"
+
+
+def by_mcs_in_words(groups: Sequence[Mapping[str, Any]]) -> str:
+    """How the share that looks meaningful goes from the group of the lowest MCS to that of the highest."""
+    if len(groups) < 2:
+        return ""
+    first, last = groups[0], groups[-1]
+    return (
+        f"In {len(groups)} groups of equal number by their larger MCS, the share goes from {in_words(first['share'])}, "
+        f"MCS up to {first['high']:.3f}, to {in_words(last['share'])}, MCS from {last['low']:.3f}."
+    )

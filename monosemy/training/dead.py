@@ -12,6 +12,8 @@ e = target − x̂; per row, with q and s constants to autograd, as e is:
 nearly everywhere and would learn nothing. Where z is far below 0 it can stay there and be of use with negative codes,
 so auxk does not revive what a very negative bias has killed; ghost and resample do.
 
+`ghost` and `auxk` make tensors of B·U and U·D: where most features are dead, as large as a dense step's.
+
 `resample` is in `resample.py`.
 
 Shapes: B rows, N width, D = d_in, E = d_out, U = dead features of one member.

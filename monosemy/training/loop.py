@@ -6,7 +6,7 @@ holds parameters, Adam's state and the step; since the rows' order is computed f
 any checkpoint ends bit for bit where the uninterrupted one does.
 
 A member whose loss is not finite is named, with the step, and makes no more steps; what is exported of it is as it was
-when it was last kept (`stack.py`). The others go on.
+when it was last kept (`stack.py`). The others go on; where none is left the run ends there.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def train_stacks(
     """Train all stacks for `steps` steps; the last metrics of every member, stack by stack.
 
     With a `folder`, metrics go to `metrics.jsonl` in it (and to `tracker`) and checkpoints under `scratch/`; a
-    checkpoint found there is gone on from. `watch` is called before the first step and after each. Raises UsageError at
-    NaN or Inf in the rows, and where no member's loss is finite any more.
+    checkpoint found there is gone on from. `watch` is called before the first step and after each. Ends early where no
+    member's loss is finite any more. Raises UsageError at NaN or Inf in the rows.
     """
     settings.dead.check_steps(steps, settings.schedule.decay)
     checkpoint = folder / "scratch" / "checkpoint.safetensors" if folder is not None else None
@@ -98,6 +98,8 @@ def train_stacks(
                 metrics = [row for stack, found in zip(stacks, statistics, strict=True) for row in stack.metrics(found)]
                 failures = _tell_of_failures(stacks, failures)
                 _record(done, metrics, log, tracker)
+                if all(failures):
+                    break
                 note = _note(metrics)
             # Never after the last step: a run that goes on must have a step to take its last metrics from.
             if checkpoint is not None and done < steps and time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
@@ -155,11 +157,11 @@ def _failures(stacks: Sequence[Ensemble]) -> list[str | None]:
 
 
 def _tell_of_failures(stacks: Sequence[Ensemble], before: Sequence[str | None]) -> list[str | None]:
-    """Say what is new; UsageError where no member is left."""
+    """Say what is new. Of a member that is alone the caller says it."""
     now = _failures(stacks)
-    new = [text for text, old in zip(now, before, strict=True) if text and not old]
-    if all(now):
-        raise UsageError(next(text for text in [*new, *now] if text))
-    for text in new:
-        print(f"monosemy: {text}; the other members go on", file=sys.stderr)
+    if len(now) > 1:
+        new = [text for text, old in zip(now, before, strict=True) if text and not old]
+        rest = "" if all(now) else "; the other members go on"
+        for text in new:
+            print(f"monosemy: {text}{rest}", file=sys.stderr)
     return now

@@ -31,7 +31,7 @@ DEFAULT_PENALTY: Penalty = "sum"
 WIDTH_OVER_D_IN = 2
 MIN_ROWS, MAX_ROWS = 1_000_000, 100_000_000  # what a run reads, unless `steps` says otherwise
 EPOCHS = 4
-LONG = 1600  # steps up to which the rates were settled; from there on they fall
+LONG = 500  # steps of the short runs for which the rates were settled; from there on they fall
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TrainSettings:
     width: tuple[int, ...] = ()
     """Features of a dictionary; if not given: twice the width of the activations."""
     l1: tuple[float, ...] = ()
-    """L1 coefficients, for variants with an L1 penalty; if not given: 0.06, for gated 0.2."""
+    """L1 coefficients, for variants with an L1 penalty; if not given: 0.06, for gated 0.1."""
     k: tuple[int, ...] = ()
     """Active features a row: kept (topk and its kin), aimed at (jumprelu) or expected at first (spikeslab); if not
     given: a sixteenth of the width, at most 32."""
@@ -54,7 +54,7 @@ class TrainSettings:
     """Of the initial weights. All members see the rows in one order."""
     lr: tuple[float, ...] = ()
     """Learning rates; if not given, 1e-2 (relu, tied, denoising, panneal, aligned, batchtopk and jumprelu 2e-2, gated
-    4e-2), less for widths above 512 and batches below 1024 (docs/defaults.md)."""
+    4e-2), less for widths above 512, batches below 1024 and more than 500 steps (docs/defaults.md)."""
     penalty: Penalty = DEFAULT_PENALTY
     """What `l1` multiplies: the sum of the codes; `interim`: the sum over N, and the error over D (S4); or the sum
     weighted by the decoder's norms, which are then free."""

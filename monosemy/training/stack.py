@@ -50,6 +50,7 @@ class Stack:
         zeros_MN = torch.zeros(self.shape.members, self.shape.width, dtype=torch.int64, device=device)
         self.last_fired_MN, self.resampled_MN = zeros_MN, zeros_MN - settings.dead.resample_warmup
         self.failed_M = zeros_MN[:, 0].clone()  # the step whose loss was not finite; 0: none
+        self.kept_M = zeros_MN[:, 0].clone()  # the step that `good` is of
         self.lr_M = torch.tensor([member.lr for member in self.members], device=device)
 
     def _hyper(self) -> Hyper:
@@ -113,6 +114,7 @@ class Stack:
             for name, tensor in now.items():
                 sound = sound_M.reshape(-1, *[1] * (tensor.ndim - 1))
                 self.good[name].copy_(torch.where(sound, tensor, self.good[name]))
+            self.kept_M.masked_fill_(sound_M, self.step_count)
 
     def dead_MN(self) -> torch.Tensor:
         """Which features were not active in the last `dead_after` steps."""
@@ -148,7 +150,8 @@ class Stack:
             "good": self.good,
         }  # fmt: skip
         state = {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
-        state |= {"last_fired": self.last_fired_MN, "resampled": self.resampled_MN, "failed": self.failed_M}
+        state |= {"last_fired": self.last_fired_MN, "resampled": self.resampled_MN}
+        state |= {"failed": self.failed_M, "kept": self.kept_M}
         return {**state, "step_count": torch.tensor(self.step_count)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:

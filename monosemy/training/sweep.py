@@ -42,7 +42,8 @@ def train(
     Transcoders rebuild the rows of `target` from them, crosscoders those of `others` beside them. `wandb` names a
     project that metrics are sent to. `options` are fields of TrainSettings and of its groups; where several values can
     be given, one alone will do. Raises UsageError for a grid that makes no sense, for NaN or Inf in the rows, and where
-    no member's loss stays finite.
+    no member's loss stays finite; `out` then holds each as it was when it was last kept, as it does of one that failed
+    among others.
     """
     settings = settings or settings_from(**options)
     source = open_joined(activations, target, others)
@@ -61,11 +62,18 @@ def train(
         for (stack, i, member), last in zip(trained, metrics, strict=True):
             number = members.index(member)
             save_dictionary(draft.file(member_file(number)), stack.export(i))
-            rows.append({"member": number, **asdict(member), "training": last, "failure": stack.failure(i)})
+            failure = stack.failure(i)
+            if failure is not None:
+                failure += f"; its weights of step {int(stack.kept_M[i])} are kept"
+            rows.append({"member": number, **asdict(member), "training": last, "failure": failure})
         rows.sort(key=lambda row: row["member"])
         return {"members": rows, "d_in": source.d_in, **origin}
 
-    return DictionaryStore(make(out, "dictionaries", config, parents_of(source), write))
+    store = DictionaryStore(make(out, "dictionaries", config, parents_of(source), write))
+    if lost := _none_left([member["failure"] for member in store.members]):
+        where = f"in {store.artifact.path}{' beside the others' if len(store) > 1 else ''}"
+        raise UsageError(f"{lost} {where}; to train again name another --out, or delete that folder")
+    return store
 
 
 def fit(
@@ -111,8 +119,18 @@ def fit_grid(
     steps = settings.steps or default_steps(settings.batch, rows.n_rows)
     train_stacks(stacks, rows, settings, steps, None, watch)
     trained = [(member, stack, i) for stack in stacks for i, member in enumerate(stack.members)]
+    if lost := _none_left([stack.failure(i) for _, stack, i in trained]):
+        raise UsageError(lost)
     found = {member: stack.export(i) for member, stack, i in trained if stack.failure(i) is None}
     return [(member, found[member]) for member in members if member in found]
+
+
+def _none_left(failures: Sequence[str | None]) -> str | None:
+    """What is said where every member failed; None where one did not."""
+    first = failures[0]
+    if first is None or not all(failures):
+        return None
+    return first if len(failures) == 1 else f"all {len(failures)} members failed, the first so: {first}"
 
 
 def settings_from(**options: Any) -> TrainSettings:

@@ -52,6 +52,7 @@ def test_parents(browser: Chrome, lab: Server, feature: int) -> None:
     found = result(browser)
     screenshot(browser, "circuit-parents")
     edges = lab.json(found["csv"].removeprefix(lab.address).removesuffix("/table.csv"))["done"]["edges"]
+    assert_drawn(browser, edges)
     assert [row.split()[0] for row in texts(browser, "#circuit-parents-result tbody th")] == [
         str(edge["feature"]) for edge in edges
     ]
@@ -70,6 +71,24 @@ def test_parents(browser: Chrome, lab: Server, feature: int) -> None:
     browser.find_element(By.CSS_SELECTOR, ".circuit a:not(.middle)").click()
     until(browser, "return location.search.includes('grid=dictionaries') && document.querySelector('#circuit-form')")
     assert browser.find_element(By.TAG_NAME, "h1").text.startswith(f"Circuit of feature {edges[0]['feature']}")
+
+
+DRAWN = """
+return [...document.querySelectorAll(".circuit g")].map((edge) => [
+  edge.classList.contains("unclear"), Number(edge.querySelector(".measured").getAttribute("stroke-width"))]);
+"""
+
+
+def assert_drawn(browser: Chrome, edges: list[dict[str, Any]]) -> None:
+    """Lines are as wide as what was measured in total, and faint where the interval does not say which way it goes."""
+    most = max(abs(edge[part] or 0) * edge["firings"] for edge in edges for part in ("attribution", "ablation"))
+    told = [row.split()[-1] for row in texts(browser, "#circuit-parents-result tbody td:nth-of-type(2)")]
+    for edge, (unclear, width), how in zip(edges, browser.execute_script(DRAWN), told, strict=True):
+        assert width == pytest.approx(max(0.5, 7 * abs(edge["ablation"]) * edge["firings"] / most), abs=0.01)
+        holds_0 = edge["low"] is None or edge["low"] <= 0 <= edge["high"]
+        assert unclear == (holds_0 and not edge["silent"])
+        assert (how == "unclear") == unclear
+    assert len({edge["firings"] for edge in edges}) > 1
 
 
 def texts(browser: Chrome, selector: str) -> list[str]:

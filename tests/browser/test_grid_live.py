@@ -31,6 +31,33 @@ def test_a_point_of_the_front_opens_its_dictionary(browser: Chrome, lab: Server)
     until(browser, "return location.pathname + location.search === arguments[0]", links[0])
 
 
+PLOT = """
+const [figure] = document.querySelectorAll("figure"), plot = figure.querySelector(".nsewdrag");
+return plot && {
+  names: [...figure.querySelectorAll(".entries button")].map((entry) => entry.textContent),
+  height: plot.getBoundingClientRect().height,
+  shown: figure.querySelector(".chart").data.map((trace) => trace.visible),
+};
+"""
+
+
+def test_a_legend_takes_no_room_from_its_plot(browser: Chrome, lab: Server) -> None:
+    """It stands above; an entry hides its mark, by keyboard, and shows it again."""
+    visit(browser, f"{lab.address}/grid?grid=later")
+    marks = lab.json("/grid.json?grid=later")["charts"][0]["chart"]["marks"]
+    found = until(browser, PLOT)
+    assert found["names"] == [mark["name"] for mark in marks]
+    assert len(marks) > 2
+    assert found["height"] > 180  # of 260, with the labels of its axis
+    entry = browser.find_element(By.CSS_SELECTOR, ".entries button")
+    for shown in (False, True):
+        entry.send_keys(Keys.ENTER)
+        until(browser, "return document.querySelector('.chart').data[0].visible === arguments[0]", shown)
+        after = until(browser, PLOT)
+        assert entry.get_attribute("aria-pressed") == str(shown).lower()
+        assert after == {**found, "shown": [shown, *[True] * (len(found["shown"]) - 1)]}
+
+
 def test_scores_sort(browser: Chrome, lab: Server) -> None:
     """By a click on a heading, and by keyboard, down and up; a row opens by Enter."""
     visit(browser, f"{lab.address}/grid?grid=later")

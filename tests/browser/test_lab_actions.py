@@ -135,6 +135,12 @@ def again(browser: Chrome, name: str, fields: dict[str, str], found: dict[str, A
         assert browser.find_element(By.ID, f"lab-{name}-{key}").get_property("value") == value
 
 
+WHISKERS = """
+const count = (selector) => document.querySelectorAll(`.charts ${selector}`).length;
+return count(".bars .point") > 0 && count(".errorbar .yerror") === count(".bars .point");
+"""
+
+
 def test_the_mcs_table(browser: Chrome, lab: Server) -> None:
     """A heading sorts it, what looks meaningful comes by a job, and both files hold the whole table in that order."""
     visit(browser, f"{lab.address}/mcs?others=1")
@@ -145,6 +151,7 @@ def test_the_mcs_table(browser: Chrome, lab: Server) -> None:
     browser.find_element(By.XPATH, "//main//button[.='Show']").click()
     until(browser, "return document.querySelector('main').textContent.includes('Look meaningful: ')")
     visit(browser, browser.current_url)
+    until(browser, WHISKERS)
     screenshot(browser, "mcs-table")
     ids = browser.execute_script("return [...document.querySelectorAll('tbody th')].map((cell) => cell.textContent)")
     files = {each.text: str(each.get_attribute("href")) for each in browser.find_elements(By.CSS_SELECTOR, "#tools a")}

@@ -58,6 +58,14 @@ COMPARISONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/compare", {"grid": "dictionaries", "a": 1, "b": 0, "sort": "density"}),
     *(("/compare", {**PAIR, "sort": column, "desc": turned}) for column in SORTS for turned in (0, 1)),
     ("/compare", {**PAIR, "sort": "one_to_one", "desc": 1, "at": 100}),
+    ("/mcs", {}),
+    ("/mcs", {"grid": "dictionaries", "a": 0, "sort": "max", "desc": 0}),
+    ("/mcs", {"grid": "widths", "a": 0, "others": "all", "at": 100}),
+    *(
+        ("/mcs", {"grid": "dictionaries", "a": 1, "sort": column, "desc": turned})
+        for column in ("id", "mcs-0", "nearest-0", "one_to_one-0", "partner-0", "count", "dead", "density")
+        for turned in (0, 1)
+    ),
     ("/atlas", {}),
     *(("/atlas", {"grid": "widths", "tag": tag}) for tag in ("orphan", "shared", "universal")),
     ("/atlas", {"grid": "widths", "of": 2, "at": 100}),
@@ -139,6 +147,7 @@ def heading(browser: Chrome, text: str) -> None:
         ("feature", "#/features/3?index=features-1"),
         ("token", "#/token?index=features&q=e"),
         ("compare", "#/compare"),
+        ("mcs", "#/mcs"),
         ("splitting", "#/splitting?grid=widths&feature=2#tree"),
         ("atlas", "#/atlas?grid=widths"),
         ("circuits", "#/circuits"),
@@ -151,7 +160,7 @@ def test_every_page(browser: Chrome, place: str, name: str, hash: str) -> None:
     visit(browser, place + hash)
     screenshot(browser, f"export-{name}")
     current = browser.find_elements(By.CSS_SELECTOR, "nav [aria-current]")
-    assert len(current) == (name not in ("token", "splitting", "atlas", "search"))
+    assert len(current) == (name not in ("token", "mcs", "splitting", "atlas", "search"))
     for link in browser.find_elements(By.CSS_SELECTOR, "main a[href]"):
         target = link.get_dom_attribute("href")
         assert target.startswith("#/")
@@ -193,7 +202,7 @@ def test_comparisons_are_the_apps_in_every_order(browser: Chrome, place: str, ru
     return [page, document].map((root) => JSON.stringify([
       every(root, "table.data tr > *", (cell) => [words(cell), cell.ariaSort]), every(root, ".pager, #tree", words),
       every(root, "p:not(.note, .step, .pager, .lab-tools)", words),
-      every(root, ".filters :is(input, select)", (field) => field.value),
+      arguments[1] === "/mcs" ? [] : every(root, ".filters :is(input, select)", (field) => field.value),
       every(root, "h1, h2", words)]));
     """
     with TestClient(make_app(run), base_url="http://127.0.0.1:8765") as client:
@@ -203,7 +212,7 @@ def test_comparisons_are_the_apps_in_every_order(browser: Chrome, place: str, ru
             its = client.get(address)
             assert its.status_code == 200, its.text
             turn(browser, address)
-            texts = browser.execute_script(script, its.text)
+            texts = browser.execute_script(script, its.text, path)
             assert texts[1] == texts[0], address
             assert len(texts[0]) > (50 if path == "/splitting" and not query else 500)
 
@@ -242,6 +251,25 @@ def test_comparing_by_clicks(browser: Chrome, place: str) -> None:
     members.send_keys("0,1", Keys.ENTER)
     heading(browser, "Not found")
     assert "monosemy serve run" in browser.find_element(By.TAG_NAME, "main").text
+
+
+def test_rows_lead_to_their_features_whatever_the_order(browser: Chrome, place: str) -> None:
+    """A heading's link sorts; a row's, which is a heading too, leads to its feature, where that is in the file."""
+    rows = """return [...document.querySelectorAll("table.data tbody th a")]
+      .map((link) => [Number(link.textContent), link.hash])"""
+    for path, of in (("/mcs", {"a": 1}), ("/compare", {"a": 1, "b": 0})):
+        visit(browser, f"{place}#{path}?{urlencode({'grid': 'dictionaries', **of})}")
+        for _ in range(2):
+            browser.find_element(By.CSS_SELECTOR, "th.density a").click()
+            until(browser, "return document.querySelector('th.density[aria-sort]')")
+            found = browser.execute_script(rows)
+            assert found
+            assert found == [[feature, f"#/features/{feature}?index=features-1"] for feature, _ in found]
+    browser.find_element(By.LINK_TEXT, "MCS table").click()
+    heading(browser, "MCS table")
+    browser.find_element(By.LINK_TEXT, "widths").click()
+    until(browser, "return location.hash.includes('grid=widths')")
+    assert "beside all others" in browser.find_element(By.CSS_SELECTOR, ".note").text
 
 
 def test_what_fires_on_a_token(browser: Chrome, place: str, run: Path) -> None:

@@ -36,9 +36,19 @@ const label = (text) => plain(seen(text));
 
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // plotly reads a few tags
 
+const bounded = (mark, place) => mark.low.length > 0 && mark.low[place] !== null && mark.high[place] !== null;
+
+const span = (mark, place) => (bounded(mark, place) ? ` (${short(mark.low[place])} to ${short(mark.high[place])})` : "");
+
+function whiskers(mark) { // of bars; where an interval is not known there is none, which plotly takes NaN for
+  const lengths = (side, sign) => mark.values.map((value, place) => (bounded(mark, place) ? sign * (mark[side][place] - value) : NaN));
+  return { type: "data", symmetric: false, array: lengths("high", 1), arrayminus: lengths("low", -1), color: colour("--ink"), thickness: 1, width: 3 };
+}
+
 const marks = {
   bars: (mark, ink) => [{ type: "bar", x: mark.labels.map((_, place) => place), y: mark.values, marker: { color: ink }, name: plain(mark.name),
-    hovertext: mark.labels.map(label), hovertemplate: "%{hovertext}: %{y:.4g}<extra></extra>" }],
+    hovertext: mark.labels.map(label), customdata: mark.labels.map((_, place) => span(mark, place)), hovertemplate: "%{hovertext}: %{y:.4g}%{customdata}<extra></extra>",
+    ...(mark.low.length ? { error_y: whiskers(mark) } : {}) }],
   curve: (mark, ink) => {
     const line = { type: "scatter", mode: "lines", x: mark.x, y: mark.y, line: { color: ink, width: 1.5 }, name: plain(mark.name), connectgaps: false };
     if (!mark.low.length) return [line];
@@ -82,7 +92,7 @@ function layoutOf(chart, traces) {
   const layout = {
     height: 260, margin: { l: 8, r: 8, t: 8, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", bargap: 0.15, dragmode: "zoom",
     font: { family: "system-ui, sans-serif", size: 11, color: ink }, xaxis: axis(chart.x_label, chart.log_x, ink, line, all((trace) => trace.x)), yaxis: axis(chart.y_label, chart.log_y, ink, line, all((trace) => trace.y)),
-    showlegend: chart.marks.filter((mark) => mark.name).length > 1, legend: { orientation: "h", yanchor: "bottom", y: 1, x: 0 },
+    showlegend: false,
     hoverlabel: { bgcolor: colour("--tint"), bordercolor: line, font: { color: colour("--ink") } },
   };
   for (const mark of chart.marks) {
@@ -97,15 +107,36 @@ function layoutOf(chart, traces) {
   return layout;
 }
 
+// What the marks are called: above the chart, where it takes no room from it. Each hides its mark, and shows it again.
+function legendOf(chart, hidden, redraw) {
+  const root = element("div", { className: "entries" }), keys = [];
+  chart.marks.forEach((mark, place) => {
+    if (!mark.name) return;
+    const key = element("i", { className: mark.ring ? "ring" : mark.mark });
+    const entry = element("button", { type: "button", ariaPressed: "true" }, key, element("bdi", {}, mark.name));
+    entry.addEventListener("click", () => {
+      if (!hidden.delete(place)) hidden.add(place);
+      entry.ariaPressed = String(!hidden.has(place));
+      redraw();
+    });
+    keys.push([key, place]);
+    root.append(entry);
+  });
+  return { root, paint(inks) { for (const [key, place] of keys) key.style.color = inks[place]; } };
+}
+
 // Draw a chart (its JSON) into an element. `links[i]`: the page that each point, or cell, of mark i leads to.
 export async function drawChart(target, chart, links = []) {
   const Plotly = await plotly();
+  const hidden = new Set(), legend = legendOf(chart, hidden, () => draw());
+  if (legend.root.childElementCount > 1) target.before(legend.root);
   const draw = () => {
     const inks = series(chart.marks.length);
+    legend.paint(inks);
     const owner = [], traces = chart.marks.flatMap((mark, place) => {
       const made = marks[mark.mark](mark, inks[place]);
       made.forEach(() => owner.push(place));
-      return made;
+      return made.map((trace) => ({ ...trace, visible: !hidden.has(place) }));
     });
     const options = { displayModeBar: false, responsive: true }; // drag zooms, a double click shows all again
     const done = Plotly.react(target, traces, layoutOf(chart, traces), options);

@@ -18,13 +18,14 @@ function start(form) {
 
   function values() {
     const chosen = SIDES.filter((side) => byId(`circuit-${side}`)).map((side) => [side, byId(`circuit-${side}`).value]);
-    return { ...Object.fromEntries(chosen), top: byId("circuit-top").value, rows: byId("circuit-rows").value };
+    return { ...Object.fromEntries(chosen), ...Object.fromEntries(data.fields.map(({ name }) => [name, byId(`circuit-${name}`).value])) };
   }
 
   function ask(side, given) {
     const at = given[side].lastIndexOf("/"), other = given[side].slice(0, at), otherMember = Number(given[side].slice(at + 1));
     const request = {
-      dictionaries: data.grid, member: data.member, feature: data.feature, other, other_member: otherMember, top: Number(given.top), rows: Number(given.rows),
+      dictionaries: data.grid, member: data.member, feature: data.feature, other, other_member: otherMember,
+      ...Object.fromEntries(data.fields.map(({ name }) => [name, Number(given[name])])),
     };
     running[side]?.drop();
     const label = `${side === "parents" ? "Parents" : "Children"} in member ${otherMember} of ${other}`;
@@ -76,14 +77,15 @@ const spanOf = ({ low, high }) => (low === null ? "" : ` (${short(low)} to ${sho
 function nodesOf({ edges, ends, other, otherMember }) {
   return edges.map((edge, place) => ({
     ...edge,
+    how: ends[place].how,
     label: `${nameOf(edge.feature, ends[place].top_token)}${edge.silent ? "  · silent" : ""}`,
-    said: `feature ${edge.feature}${edge.silent ? ", kept silent" : ""}: predicted ${known(edge.attribution)}, measured ${short(edge.ablation)}${spanOf(edge)}; its own circuit`,
+    said: `feature ${edge.feature}${edge.silent ? ", kept silent" : ""}: predicted ${known(edge.attribution)}, measured ${short(edge.ablation)}${spanOf(edge)} on ${whole(edge.firings)} tokens${ends[place].how === "unclear" ? ", unclear" : ""}; its own circuit`,
     href: `/circuits?${new URLSearchParams({ grid: other, member: otherMember, feature: edge.feature })}`,
   }));
 }
 
 // In words: over what, and whether the measurement bears the prediction out.
-function told({ edges: all, facts }) {
+function told({ edges: all, ends, facts }) {
   const besides = facts.silent_rows ? ` Besides ${whole(facts.silent_rows)} rows in which it does not fire, for what keeps it silent.` : "";
   const over = `${whole(facts.rows)} rows of the corpus in which the feature fires, ${whole(facts.tokens)} tokens.${besides}`;
   if (!all.length) return [element("p", {}, `No connection: nothing reaches it, in ${over}`)];
@@ -92,8 +94,10 @@ function told({ edges: all, facts }) {
     + "What is silent can only gain, so such an effect is below 0 by construction; go by its size, and on how many positions it is seen.")] : [];
   const intervals = element("p", { className: "dim" }, "Intervals: 95 %, documents drawn anew; that the strongest were chosen is not in them.");
   if (!edges.length) return [element("p", {}, over), ...silence, intervals];
-  const alike = edges.filter((edge) => edge.attribution * edge.ablation > 0).length;
-  const signs = `${alike} of ${edges.length} have the same sign.`;
+  const clear = all.filter((edge, place) => !edge.silent && ends[place].how !== "unclear"), unclear = edges.length - clear.length;
+  const alike = clear.filter((edge) => edge.attribution * edge.ablation > 0).length;
+  const signs = (clear.length ? `${alike} of ${clear.length} have the same sign.` : "")
+    + (unclear ? ` ${whole(unclear)} of ${whole(edges.length)} ${unclear === 1 ? "is" : "are"} unclear: the interval holds 0, or there is none.` : "");
   const r = facts.correlation;
   const words = r === undefined ? "Too few connections, or all alike, for a correlation of prediction and measurement."
     : `Prediction (gradient × activation) and measurement (ablation) correlate at r = ${short(r)} over these ${edges.length}.`;
@@ -110,18 +114,18 @@ function told({ edges: all, facts }) {
 
 function tableOf({ edges, ends }, other, otherMember) {
   const heads = [["feature", "its page, where it is indexed"], ["token", "on which it fires most often"],
-    ["how", "drives or lowers the later code where that fires, or keeps it silent"], ["predicted", "gradient × activation, mean over the positions"],
+    ["how", "drives or lowers the later code where that fires, unclear where the interval holds 0 or there is none; or keeps it silent"], ["predicted", "gradient × activation, mean over the positions"],
     ["measured", "what the late code loses without the early feature, mean over the positions"], ["95 % interval", "of what was measured, documents drawn anew"],
     ["positions", "tokens on which the late feature fires; where it is kept silent, those on which it fires without the early one"],
     ["documents", "of these tokens"], ["circuit", "of that feature"]];
   const head = element("tr", {}, ...heads.map(([name, title]) => element("th", { scope: "col", title, className: WORDS.includes(name) ? "word" : "" }, name)));
   const lines = edges.map((edge, place) => {
-    const { href, top_token: token } = ends[place];
+    const { href, top_token: token, how } = ends[place];
     const circuit = `/circuits?${new URLSearchParams({ grid: other, member: otherMember, feature: edge.feature })}`;
     const row = element("tr", {},
       element("th", { scope: "row" }, href === null ? String(edge.feature) : element("a", { href }, String(edge.feature))),
       element("td", { className: "word" }, ...(token === null ? [] : [element("bdi", { className: "token" }, ...visible(token, true))])),
-      element("td", { className: "word" }, edge.silent ? "keeps silent" : edge.ablation < 0 ? "lowers" : "drives"),
+      element("td", { className: "word" }, how),
       element("td", { title: edge.attribution ?? "" }, known(edge.attribution)),
       element("td", { title: edge.ablation }, short(edge.ablation)),
       element("td", {}, edge.low === null ? "–" : `${short(edge.low)} to ${short(edge.high)}`),

@@ -11,7 +11,7 @@ export function showComparison(main, path, query) {
   const state = new URLSearchParams([...query].filter(([name, value]) => value && name !== "at" && name !== "feature"));
   const rows = [...table.tBodies[0].rows], found = ordered(data, query), first = firstRow(query, found.length);
   table.tBodies[0].replaceChildren(...found.slice(first, first + ROWS).map((place) => rows[place]));
-  if (data.columns) for (const heading of table.querySelectorAll("th:has(> a)")) sortable(heading, path, data, state);
+  if (data.columns) for (const heading of table.tHead.querySelectorAll("th:has(> a)")) sortable(heading, path, data, state);
   for (const pager of main.querySelectorAll(".pager")) pager.replaceChildren(...turning(path, data.noun, found.length, first, state));
   for (const form of main.querySelectorAll("form.filters")) {
     for (const field of form.elements) if (field.name && state.has(field.name)) field.value = state.get(field.name);

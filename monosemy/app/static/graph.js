@@ -1,5 +1,6 @@
 // A feature between its parents and its children, as a drawing: a node a feature, two lines a connection, one as wide
-// as the part that was predicted (none where nothing was), one as wide as the part that was measured.
+// as the part that was predicted (none where nothing was), one as wide as the part that was measured. Both are totals,
+// mean × tokens: a large effect on one token is a small one beside a small effect on hundreds.
 
 const WIDTH = 860, NODE = 200, HEIGHT = 24, ROW = 32, EDGE = 7, THINNEST = 0.5;
 const MOST = 30; // a side; the tables have all
@@ -11,7 +12,7 @@ function svg(name, attributes, ...children) {
   return node;
 }
 
-// `middle` and each of `parents` and `children`: {label, said, href}; those besides have `attribution` and `ablation`.
+// `middle` and each of `parents` and `children`: {label, said, href}; those besides are edges, with `how`.
 export function graphOf(middle, parents, children) {
   const sides = [parents.slice(0, MOST), children.slice(0, MOST)];
   const height = ROW * Math.max(1, ...sides.map((side) => side.length));
@@ -21,13 +22,15 @@ export function graphOf(middle, parents, children) {
   const centre = height / 2;
   const nodes = [];
   sides.forEach((side, which) => {
-    const most = Math.max(...side.flatMap((each) => [Math.abs(each.attribution), Math.abs(each.ablation)]), 0) || 1;
+    const most = Math.max(...side.flatMap((each) => [Math.abs(each.attribution), Math.abs(each.ablation)].map((mean) => mean * each.firings)), 0) || 1;
     side.forEach((each, place) => {
       const y = centre + (place - (side.length - 1) / 2) * ROW;
       const [x1, x2] = which ? [WIDTH / 2 + NODE / 2, WIDTH - NODE] : [NODE, WIDTH / 2 - NODE / 2];
       const [y1, y2] = which ? [centre, y] : [y, centre];
-      if (each.attribution !== null) root.append(line(x1, y1 - 3, x2, y2 - 3, each.attribution / most, "predicted"));
-      root.append(line(x1, y1 + 3, x2, y2 + 3, each.ablation / most, "measured"));
+      const edge = svg("g", { class: each.how === "unclear" ? "unclear" : "" });
+      if (each.attribution !== null) edge.append(line(x1, y1 - 3, x2, y2 - 3, (each.attribution * each.firings) / most, "predicted"));
+      edge.append(line(x1, y1 + 3, x2, y2 + 3, (each.ablation * each.firings) / most, "measured"));
+      root.append(edge);
       nodes.push(node(each, which ? WIDTH - NODE : 0, y));
     });
   });

@@ -14,7 +14,7 @@ export function parts(whole) {
   return mark < 0 ? [address, new URLSearchParams()] : [address.slice(0, mark), new URLSearchParams(address.slice(mark))];
 }
 
-const OF = { grid: ["grid"], features: ["index"], token: ["index", "q"], compare: ["grid", "a", "b"], splitting: ["grid", "members", "level"], atlas: ["grid", "members", "codes"] };
+const OF = { grid: ["grid"], features: ["index"], token: ["index", "q"], compare: ["grid", "a", "b"], mcs: ["grid", "a"], splitting: ["grid", "members", "level"], atlas: ["grid", "members", "codes"] };
 
 // What the page of an address is called in the one file: its path, and what of its query says which page it is.
 export function pageName(address) {
