@@ -21,7 +21,8 @@ there) resamples of what was seen vary too little: so each class has two made-up
 wrong, as Agresti and Caffo add to a share; and where two probes are compared each is right on the one on which the
 other is wrong, as Bonett and Price add to paired shares. A made-up group has as many rows as one independent case comes
 to: the variance of the seen errors over groups, relative to that of independent rows; as many as a mean group where no
-row or every row is wrong, since then nothing says how errors keep together.
+row or every row is wrong, since then nothing says how errors keep together. In F1 a made-up group of negatives is one
+row, which already counts for all that it stands for.
 
 Shapes: X rows, Z columns of a probe, G groups of the test (with made-up ones M), R resamples, H probes. Sources:
 Agresti and Caffo 2000, "Simple and Effective Confidence Intervals for Proportions and Differences of Proportions";
@@ -179,10 +180,11 @@ class Scores:
         ones_RM = torch.ones(RESAMPLES, made_up, dtype=torch.float64)
         self._times_RM = torch.zeros_like(ones_RM).scatter_add_(1, drawn_RM, ones_RM)
 
-    def counts(self, said_X: torch.Tensor, other: bool = False) -> torch.Tensor:
+    def counts(self, said_X: torch.Tensor, other: bool = False, lone: bool = False) -> torch.Tensor:
         """Positives found and missed, negatives taken for positives and left: [1 + R, 4], the plain ones first.
 
         `other`: of the second of two probes that are compared, whose made-up groups are told the other way round.
+        `lone`: a made-up group of negatives is one row.
         """
         said_X = said_X.cpu()
         cell_X = torch.where(self._positive_X, torch.where(said_X, 0, 1), torch.where(said_X, 2, 3))
@@ -190,7 +192,7 @@ class Scores:
         counts_G4 = flat_G4.view(self._groups, 4)
         made_up_M4 = torch.zeros(2 * len(RIGHT), 4, dtype=torch.float64)
         for place, (right, wrong) in enumerate(RIGHT):
-            size = rows_of_one(counts_G4[:, right], counts_G4[:, wrong])
+            size = 1.0 if lone and place else rows_of_one(counts_G4[:, right], counts_G4[:, wrong])
             made_up_M4[2 * place + other, right] = made_up_M4[2 * place + (not other), wrong] = size
         return torch.cat([counts_G4.sum(dim=0)[None], self._times_RM @ torch.cat([counts_G4, made_up_M4])])
 
@@ -201,7 +203,7 @@ class Scores:
 
     def f1(self, said_X: torch.Tensor) -> torch.Tensor:
         """2·found / (2·found + missed + wrong), [1 + R]; 0 where nothing is found. For what `f1_cut` says."""
-        found, missed, wrong, _ = self.counts(said_X).unbind(dim=1)
+        found, missed, wrong, _ = self.counts(said_X, lone=True).unbind(dim=1)
         return 2 * found / (2 * found + missed + self._weight * wrong).clamp_min(torch.finfo(torch.float64).tiny)
 
 
