@@ -37,8 +37,12 @@ ACTIONS = {
     "probe": ("Sparse probes", {"max_tokens": "20000", "choose": "difference"}, ("charts",)),
 }
 TEXTLESS = ("alone", "ablation-examples", "neurons", "logits", "curves", "probe")
-LINES = "\n".join(f"{label}\tThe {label} {verb} on the {place}." for label in ("dog", "cat")
-                  for verb in ("sat", "ran", "lay") for place in ("mat", "bed", "big red box"))  # fmt: skip
+LINES = "\n".join(
+    f"{label}\tThe {label} {verb} on the {place}."
+    for label in ("dog", "cat")
+    for verb in ("sat", "ran", "lay", "ate")
+    for place in ("mat", "bed", "box", "big red box")
+)
 OF_MEMBER = {
     "agreement": ("Input–output agreement", {"examples": "6", "controls": "20"}, ("charts", "links")),
     "leading-curves": ("Neuron curves", {"max_tokens": "20000"}, ("charts",)),
